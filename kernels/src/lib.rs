@@ -1,0 +1,176 @@
+//! The few tensor operations that Stable Diffusion spends its time in.
+//!
+//! Each is one function with a plain meaning and a body of burn operations, which runs and differentiates on every device. The model crates
+//! call these and nothing else for attention, group norm with SiLU, GEGLU and quick-GELU, so a faster body has one place to go.
+//!
+//! ```
+//! use burn::tensor::{Device, Distribution, Tensor};
+//!
+//! # let device = parity::device();
+//! let query = Tensor::<4>::random([1, 8, 64, 40], Distribution::Default, &device);
+//! let words = Tensor::<4>::random([1, 8, 77, 40], Distribution::Default, &device);
+//! let mixed = sd_kernels::attention(query, words.clone(), words, false);
+//! assert_eq!(mixed.dims(), [1, 8, 64, 40]);
+//! ```
+
+use burn::nn::GroupNorm;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Tensor, activation, module};
+
+/// Scaled dot-product attention, `softmax(Q Kᵀ / √head_dim) V` (Vaswani et al. 2017, eq. 1).
+///
+/// With `causal`, position *i* sees positions up to *i* alone. Without gradients no `[positions × positions]` matrix is kept.
+///
+/// # Shapes
+/// - `query`: `[batch, heads, positions, head_dim]`
+/// - `key`, `value`: `[batch, heads, tokens, head_dim]`
+/// - output: `[batch, heads, positions, head_dim]`
+///
+/// # Panics
+/// If the shapes do not fit each other.
+pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: bool) -> Tensor<4> {
+    let options = AttentionModuleOptions {
+        is_causal: causal,
+        ..Default::default()
+    };
+    module::attention(query, key, value, None, None, options)
+}
+
+/// Group normalisation (Wu & He 2018).
+///
+/// # Shapes
+/// - `input`, output: `[batch, channels, ..]`
+///
+/// # Panics
+/// If `input` has not the channels of `norm`.
+pub fn group_norm<const D: usize>(input: Tensor<D>, norm: &GroupNorm) -> Tensor<D> {
+    norm.forward(input)
+}
+
+/// Group normalisation followed by SiLU, as every residual block begins.
+///
+/// # Shapes
+/// - `input`, output: `[batch, channels, ..]`
+///
+/// # Panics
+/// If `input` has not the channels of `norm`.
+pub fn group_norm_silu<const D: usize>(input: Tensor<D>, norm: &GroupNorm) -> Tensor<D> {
+    silu(group_norm(input, norm))
+}
+
+/// `x · sigmoid(x)` (Elfwing et al. 2017), of each element.
+pub fn silu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    activation::silu(input)
+}
+
+/// `hidden · GELU(gate)` with the exact, error-function GELU, where the last axis of the input holds `hidden`, then `gate` (Shazeer 2020).
+///
+/// # Shapes
+/// - `input`: `[.., 2 · channels]`
+/// - output: `[.., channels]`
+///
+/// # Panics
+/// If the last axis is odd.
+pub fn geglu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    let channels = input.dims()[D - 1];
+    assert!(
+        channels.is_multiple_of(2),
+        "GEGLU halves its last axis, which has {channels} channels"
+    );
+    let hidden = input.clone().narrow(D - 1, 0, channels / 2);
+    let gate = input.narrow(D - 1, channels / 2, channels / 2);
+    hidden * activation::gelu(gate)
+}
+
+/// `x · sigmoid(1.702 x)`, of each element: the approximation of GELU that OpenAI's CLIP was trained with.
+pub fn quick_gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    input.clone() * activation::sigmoid(input * 1.702)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::GroupNormConfig;
+    use parity::{device, relative_error, values};
+
+    fn ramp<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|i| (i as f32 * 0.37).sin() + 0.2 * (i as f32 * 0.011).cos())
+            .collect();
+        Tensor::<1>::from_floats(values.as_slice(), &device()).reshape(shape)
+    }
+
+    /// Softmax attention in plain loops, in f64.
+    fn attention_by_hand(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, causal: bool) -> Vec<f32> {
+        let ([batch, heads, positions, dim], tokens) = (q.dims(), k.dims()[2]);
+        let (q, k, v) = (values(q.clone()), values(k.clone()), values(v.clone()));
+        let mut out = vec![];
+        for head in 0..batch * heads {
+            for i in 0..positions {
+                let seen = if causal { i + 1 } else { tokens };
+                let score = |j: usize| -> f64 {
+                    (0..dim)
+                        .map(|d| {
+                            f64::from(q[(head * positions + i) * dim + d])
+                                * f64::from(k[(head * tokens + j) * dim + d])
+                        })
+                        .sum::<f64>()
+                        / (dim as f64).sqrt()
+                };
+                let weights: Vec<f64> = (0..seen).map(|j| score(j).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..dim {
+                    let sum: f64 = (0..seen)
+                        .map(|j| weights[j] * f64::from(v[(head * tokens + j) * dim + d]))
+                        .sum();
+                    out.push((sum / total) as f32);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn attention_is_the_softmax_of_scaled_products() {
+        for (positions, tokens, causal) in [(7, 5, false), (33, 77, false), (9, 9, true)] {
+            let q = ramp([2, 3, positions, 10]);
+            let k = ramp([2, 3, tokens, 10]).flip([2]);
+            let v = ramp([2, 3, tokens, 10]).sqrt().abs().clamp_max(1.0) + ramp([2, 3, tokens, 10]);
+            let v = v.clone().mask_fill(v.is_nan(), 0.25);
+            let wanted = attention_by_hand(&q, &k, &v, causal);
+            let error = relative_error(&values(attention(q, k, v, causal)), &wanted);
+            assert!(error < 1e-5, "{positions}×{tokens} causal={causal}: {error:e}");
+        }
+    }
+
+    #[test]
+    fn group_norm_centres_each_group_and_silu_follows() {
+        let norm = GroupNormConfig::new(2, 4).init(&device());
+        let input = ramp([2, 4, 3, 5]) * 3.0 + 2.0;
+        let plain = group_norm(input.clone(), &norm);
+        for group in values(plain.clone()).chunks(2 * 15) {
+            let mean: f32 = group.iter().sum::<f32>() / group.len() as f32;
+            let square: f32 = group.iter().map(|x| x * x).sum::<f32>() / group.len() as f32;
+            assert!(mean.abs() < 1e-5 && (square - 1.0).abs() < 1e-3, "{mean} {square}");
+        }
+        let wanted: Vec<f32> = values(plain)
+            .iter()
+            .map(|x| x / (1.0 + (-x).exp()))
+            .collect();
+        assert!(relative_error(&values(group_norm_silu(input, &norm)), &wanted) < 1e-6);
+    }
+
+    #[test]
+    fn geglu_gates_the_first_half_by_the_second() {
+        let ours = geglu(Tensor::<2>::from_floats([[2.0, -1.0, 1.0, -0.5]], &device()));
+        // GELU(1) = 0.841345, GELU(-0.5) = -0.154269
+        assert!(relative_error(&values(ours), &[1.682_689, 0.154_269]) < 1e-5);
+    }
+
+    #[test]
+    fn quick_gelu_is_the_sigmoid_approximation() {
+        let ours = quick_gelu(Tensor::<1>::from_floats([1.0, -2.0], &device()));
+        assert!(relative_error(&values(ours), &[0.845_796, -0.064_337]) < 1e-4);
+    }
+}

@@ -1,0 +1,277 @@
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, Identity, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
+
+use crate::Conditioning;
+
+/// Sizes of one level's transformers.
+#[derive(Clone, Debug)]
+pub(crate) struct TransformerConfig {
+    pub channels: usize,
+    pub context_channels: usize,
+    pub heads: usize,
+    pub layers: usize,
+    pub groups: usize,
+    pub linear_projection: bool,
+    pub upcast: bool,
+}
+
+/// Transformer over the positions of a feature map: self-attention, cross-attention to the text, feed-forward
+/// (Rombach et al. 2022, appendix E.2.1).
+#[derive(Module, Debug)]
+pub struct Transformer2DModel {
+    norm: GroupNorm,
+    proj_in: Projection,
+    transformer_blocks: Vec<BasicTransformerBlock>,
+    proj_out: Projection,
+}
+
+impl TransformerConfig {
+    pub(crate) fn init(&self, device: &Device) -> Transformer2DModel {
+        let projection = || Projection::new(self.channels, self.linear_projection, device);
+        Transformer2DModel {
+            norm: GroupNormConfig::new(self.groups, self.channels)
+                .with_epsilon(1e-6)
+                .init(device),
+            proj_in: projection(),
+            transformer_blocks: (0..self.layers).map(|_| self.block(device)).collect(),
+            proj_out: projection(),
+        }
+    }
+
+    fn block(&self, device: &Device) -> BasicTransformerBlock {
+        let norm = || LayerNormConfig::new(self.channels).init(device);
+        BasicTransformerBlock {
+            norm1: norm(),
+            attn1: self.attention(self.channels, device),
+            norm2: norm(),
+            attn2: self.attention(self.context_channels, device),
+            norm3: norm(),
+            ff: FeedForward {
+                net: (
+                    Geglu {
+                        proj: LinearConfig::new(self.channels, 8 * self.channels).init(device),
+                    },
+                    Identity::new(),
+                    LinearConfig::new(4 * self.channels, self.channels).init(device),
+                ),
+            },
+        }
+    }
+
+    fn attention(&self, context_channels: usize, device: &Device) -> Attention {
+        let without_bias = |from| {
+            LinearConfig::new(from, self.channels)
+                .with_bias(false)
+                .init(device)
+        };
+        Attention {
+            to_q: without_bias(self.channels),
+            to_k: without_bias(context_channels),
+            to_v: without_bias(context_channels),
+            to_out: [LinearConfig::new(self.channels, self.channels).init(device)],
+            heads: self.heads,
+            upcast: self.upcast,
+        }
+    }
+}
+
+impl Transformer2DModel {
+    /// # Shapes
+    /// - `hidden`, output: `[batch, channels, height, width]`
+    pub(crate) fn forward(&self, hidden: Tensor<4>, conditioning: &Conditioning) -> Tensor<4> {
+        let [batch, channels, height, width] = hidden.dims();
+        let positions = sd_kernels::group_norm(hidden.clone(), &self.norm)
+            .reshape([batch, channels, height * width])
+            .swap_dims(1, 2);
+        let mut positions = self.proj_in.forward(positions);
+        for block in &self.transformer_blocks {
+            positions = block.forward(positions, conditioning);
+        }
+        let positions = self.proj_out.forward(positions);
+        positions
+            .swap_dims(1, 2)
+            .reshape([batch, channels, height, width])
+            + hidden
+    }
+}
+
+/// Self-attention, cross-attention, feed-forward, each normalised before and added after.
+#[derive(Module, Debug)]
+pub struct BasicTransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl BasicTransformerBlock {
+    /// # Shapes
+    /// - `hidden`, output: `[batch, positions, channels]`
+    fn forward(&self, hidden: Tensor<3>, conditioning: &Conditioning) -> Tensor<3> {
+        let normed = self.norm1.forward(hidden.clone());
+        let hidden = self.attn1.forward(normed.clone(), normed) + hidden;
+        let normed = self.norm2.forward(hidden.clone());
+        let hidden = self.attn2.forward(normed, conditioning.text.clone()) + hidden;
+        let normed = self.norm3.forward(hidden.clone());
+        self.ff.forward(normed) + hidden
+    }
+}
+
+/// Multi-head attention: self-attention where the context is the hidden state, else cross-attention.
+#[derive(Module, Debug)]
+pub struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: [Linear; 1],
+    heads: usize,
+    upcast: bool,
+}
+
+impl Attention {
+    /// # Shapes
+    /// - `hidden`, output: `[batch, positions, channels]`
+    /// - `context`: `[batch, tokens, context_channels]`
+    fn forward(&self, hidden: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        let [batch, positions, channels] = hidden.dims();
+        assert_shape!(context, [batch, _, _]);
+        let dtype: FloatDType = hidden.dtype().into();
+        let query = self.split(self.to_q.forward(hidden));
+        let key = self.split(self.to_k.forward(context.clone()));
+        let value = self.split(self.to_v.forward(context));
+        let mixed = if self.upcast {
+            let wide = |tensor: Tensor<4>| tensor.cast(FloatDType::F32);
+            sd_kernels::attention(wide(query), wide(key), wide(value), false).cast(dtype)
+        } else {
+            sd_kernels::attention(query, key, value, false)
+        };
+        let mixed = mixed.swap_dims(1, 2).reshape([batch, positions, channels]);
+        self.to_out[0].forward(mixed)
+    }
+
+    /// `[batch, positions, channels]` to `[batch, heads, positions, head_dim]`.
+    fn split(&self, hidden: Tensor<3>) -> Tensor<4> {
+        let [batch, positions, channels] = hidden.dims();
+        hidden
+            .reshape([batch, positions, self.heads, channels / self.heads])
+            .swap_dims(1, 2)
+    }
+}
+
+/// GEGLU, then a linear layer; `net.1` is the reference's dropout.
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    net: (Geglu, Identity, Linear),
+}
+
+/// The projection that GEGLU gates.
+#[derive(Module, Debug)]
+pub struct Geglu {
+    proj: Linear,
+}
+
+impl FeedForward {
+    fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let gated = sd_kernels::geglu(self.net.0.proj.forward(hidden));
+        self.net.2.forward(gated)
+    }
+}
+
+/// Into a transformer and out of it: a 1×1 convolution in Stable Diffusion 1.x, a linear layer in 2.x. Both do the same to positions, but
+/// their weights, and so a LoRA's factors, have the layer's own shape in files.
+#[derive(Clone, Debug)]
+pub enum Projection {
+    /// Weight `[channels, channels, 1, 1]`.
+    Conv(Conv2d),
+    /// Weight `[channels, channels]`.
+    Linear(Linear),
+}
+
+impl Projection {
+    fn new(channels: usize, linear: bool, device: &Device) -> Self {
+        if linear {
+            Self::Linear(LinearConfig::new(channels, channels).init(device))
+        } else {
+            Self::Conv(Conv2dConfig::new([channels, channels], [1, 1]).init(device))
+        }
+    }
+
+    /// # Shapes
+    /// - `positions`, output: `[batch, positions, channels]`
+    fn forward(&self, positions: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Linear(layer) => layer.forward(positions),
+            Self::Conv(layer) => {
+                let weight = layer.weight.val();
+                let [out, from, _, _] = weight.dims();
+                let bias = layer.bias.as_ref().map(|bias| bias.val());
+                burn::tensor::module::linear(
+                    positions,
+                    weight.reshape([out, from]).transpose(),
+                    bias,
+                )
+            }
+        }
+    }
+}
+
+/// Does the same in both variants. Derived for an enum, `Module` would put the variant's name into every parameter's path.
+macro_rules! in_both {
+    ($projection:expr, $layer:ident => $body:expr) => {
+        match $projection {
+            Self::Conv($layer) => $body,
+            Self::Linear($layer) => $body,
+        }
+    };
+    ($projection:expr, $layer:ident -> $body:expr) => {
+        match $projection {
+            Self::Conv($layer) => Self::Conv($body),
+            Self::Linear($layer) => Self::Linear($body),
+        }
+    };
+}
+
+impl Module for Projection {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        in_both!(self, layer => layer.collect_devices(devices))
+    }
+    fn fork(self, device: &Device) -> Self {
+        in_both!(self, layer -> layer.fork(device))
+    }
+    fn to_device(self, device: &Device) -> Self {
+        in_both!(self, layer -> layer.to_device(device))
+    }
+    fn train(self) -> Self {
+        in_both!(self, layer -> layer.train())
+    }
+    fn valid(&self) -> Self {
+        in_both!(self, layer -> layer.valid())
+    }
+    fn materialize(self) -> Self {
+        in_both!(self, layer -> layer.materialize())
+    }
+    fn visit<Visitor: ModuleVisitor>(&self, visitor: &mut Visitor) {
+        in_both!(self, layer => layer.visit(visitor));
+    }
+    fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
+        in_both!(self, layer -> layer.map(mapper))
+    }
+}
+
+impl ModuleDisplayDefault for Projection {
+    fn content(&self, content: Content) -> Option<Content> {
+        in_both!(self, layer => ModuleDisplayDefault::content(layer, content))
+    }
+}
+
+impl ModuleDisplay for Projection {
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        in_both!(self, layer => layer.custom_content(content))
+    }
+}

@@ -1,0 +1,169 @@
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
+
+use crate::attention::TransformerConfig;
+use crate::blocks::{DownBlock, MidBlock, UpBlock};
+use crate::config::{DownBlockType, UNetConfig, UpBlockType};
+use crate::resnet::{ResnetConfig, conv3x3};
+use crate::time::{TimestepEmbedding, Timesteps, sinusoids};
+
+/// What steers the denoising of one batch.
+#[derive(Clone, Debug)]
+pub struct Conditioning {
+    /// Text embedding, `[batch, tokens, cross_attention_dim]`.
+    pub text: Tensor<3>,
+}
+
+impl Conditioning {
+    /// Steered by text alone: `[batch, tokens, cross_attention_dim]`.
+    pub fn text(text: Tensor<3>) -> Self {
+        Self { text }
+    }
+}
+
+/// The UNet of Stable Diffusion (Rombach et al. 2022), which predicts the noise in a latent.
+///
+/// ```text
+/// latent ─ conv_in ─ down 0 ─ down 1 ─ down 2 ─ down 3 ─┐
+///                      ╎ skips  ╎        ╎        ╎    mid
+/// noise ─ conv_out ── up 3 ─── up 2 ─── up 1 ─── up 0 ──┘
+/// ```
+///
+/// Field names are diffusers', so a parameter's path in the module is its key in a checkpoint.
+#[derive(Module, Debug)]
+pub struct UNet2DConditionModel {
+    conv_in: Conv2d,
+    time_embedding: TimestepEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    config: UNetConfig,
+}
+
+impl UNet2DConditionModel {
+    pub(crate) fn new(config: &UNetConfig, device: &Device) -> Self {
+        let channels = &config.block_out_channels;
+        let levels = channels.len();
+        let (finest, coarsest) = (channels[0], channels[levels - 1]);
+        let resnet = ResnetConfig {
+            time_channels: 4 * finest,
+            groups: config.norm_num_groups,
+            epsilon: config.norm_eps,
+        };
+        let transformer = |level: usize| TransformerConfig {
+            channels: channels[level],
+            context_channels: config.cross_attention_dim.at(level),
+            heads: config.heads().at(level),
+            layers: config.transformer_layers_per_block.at(level),
+            groups: config.norm_num_groups,
+            linear_projection: config.use_linear_projection,
+            upcast: config.upcast_attention,
+        };
+
+        // The channels of every skip, as the way down leaves them.
+        let mut skips = vec![finest];
+        let mut down_blocks = Vec::with_capacity(levels);
+        for level in 0..levels {
+            let (from, to) = (channels[level.saturating_sub(1)], channels[level]);
+            let layers = config.layers_per_block.at(level);
+            let downsample = level + 1 < levels;
+            let attends = config.down_block_types[level] == DownBlockType::CrossAttnDownBlock2D;
+            skips.extend(std::iter::repeat_n(to, layers + usize::from(downsample)));
+            down_blocks.push(DownBlock::new(
+                [from, to],
+                layers,
+                &resnet,
+                attends.then(|| transformer(level)).as_ref(),
+                downsample,
+                device,
+            ));
+        }
+
+        let mut up_blocks = Vec::with_capacity(levels);
+        let mut from = coarsest;
+        for (block, level) in (0..levels).rev().enumerate() {
+            let to = channels[level];
+            let layers = config.layers_per_block.at(level) + 1;
+            let mut taken = skips.split_off(skips.len() - layers);
+            taken.reverse();
+            let attends = config.up_block_types[block] == UpBlockType::CrossAttnUpBlock2D;
+            up_blocks.push(UpBlock::new(
+                [from, to],
+                &taken,
+                &resnet,
+                attends.then(|| transformer(level)).as_ref(),
+                level > 0,
+                device,
+            ));
+            from = to;
+        }
+
+        Self {
+            conv_in: conv3x3(config.in_channels, finest, device),
+            time_embedding: TimestepEmbedding {
+                linear_1: linear(finest, 4 * finest, device),
+                linear_2: linear(4 * finest, 4 * finest, device),
+            },
+            down_blocks,
+            mid_block: MidBlock::new(coarsest, &resnet, &transformer(levels - 1), device),
+            up_blocks,
+            conv_norm_out: GroupNormConfig::new(config.norm_num_groups, finest)
+                .with_epsilon(config.norm_eps)
+                .init(device),
+            conv_out: conv3x3(finest, config.out_channels, device),
+            config: config.clone(),
+        }
+    }
+
+    /// Predicts the noise (or the velocity, if it was trained so) in a latent.
+    ///
+    /// # Shapes
+    /// - `latent`: `[batch, in_channels, height, width]`, in latent cells
+    /// - `timestep`: one for all, or one for each of the batch, in `0..1000`
+    /// - `conditioning.text`: `[batch, tokens, cross_attention_dim]`
+    /// - output: `[batch, out_channels, height, width]`
+    ///
+    /// # Panics
+    /// If the shapes do not fit each other.
+    pub fn forward(
+        &self,
+        latent: Tensor<4>,
+        timestep: impl Into<Timesteps>,
+        conditioning: &Conditioning,
+    ) -> Tensor<4> {
+        let [batch, _, _, _] = latent.dims();
+        assert_shape!(latent, [_, self.config.in_channels, _, _]);
+        assert_shape!(conditioning.text, [batch, _, _]);
+
+        let time = sinusoids(&timestep.into(), batch, &self.config, &latent.device());
+        let time = time.cast(FloatDType::from(latent.dtype()));
+        // Every residual block takes the time past a SiLU, so it is applied once.
+        let time = sd_kernels::silu(self.time_embedding.forward(time));
+
+        let mut hidden = self.conv_in.forward(latent);
+        let mut skips = vec![hidden.clone()];
+        for block in &self.down_blocks {
+            hidden = block.forward(hidden, &time, conditioning, &mut skips);
+        }
+        hidden = self.mid_block.forward(hidden, &time, conditioning);
+        for block in &self.up_blocks {
+            hidden = block.forward(hidden, &time, conditioning, &mut skips);
+        }
+        let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
+        self.conv_out.forward(hidden)
+    }
+
+    /// The sizes that it was made with.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+}
+
+fn linear(from: usize, to: usize, device: &Device) -> Linear {
+    LinearConfig::new(from, to).init(device)
+}
