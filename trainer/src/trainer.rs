@@ -1,0 +1,767 @@
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use clip_text::{ClipTextModel, Tokenizer};
+use image::RgbImage;
+use lora_core::{Component, Lora};
+use sd_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
+use sd_unet::UNet2DConditionModel;
+use sd_vae::AutoencoderKL;
+
+use crate::config::auto_steps;
+use crate::loss::{Batch, denoising_loss};
+use crate::random::{Purpose, Stream};
+use crate::{Dataset, TrainConfig, TrainError, factors, metadata, state};
+
+/// The model that a LoRA is trained for, with plain weights on a device without gradients.
+#[derive(Debug)]
+pub struct Base {
+    /// What it is called in the LoRA's metadata.
+    pub name: String,
+    /// SHA-256 of its file in hexadecimal, if it is a single one.
+    pub sha256: Option<String>,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its text encoder.
+    pub text_encoder: ClipTextModel,
+    /// Its UNet.
+    pub unet: UNet2DConditionModel,
+    /// Its VAE; needed until the latents are cached.
+    pub vae: AutoencoderKL,
+    /// Its noise schedule.
+    pub scheduler: SchedulerConfig,
+}
+
+/// A run of training: caches what does not change, then takes one step at a time.
+///
+/// Everything random follows from the seed, the step and the sample, so that a run can be stopped after any step, saved, and gone on with to the
+/// very same result.
+pub struct Trainer {
+    config: TrainConfig,
+    steps: usize,
+    done: usize,
+    text_encoder: Option<ClipTextModel>,
+    unet: UNet2DConditionModel,
+    schedule: NoiseSchedule,
+    prediction: PredictionType,
+    samples: Vec<CachedSample>,
+    latent_shape: [usize; 3],
+    optimizer: AdamW,
+    moments: Vec<Option<AdamWState<2>>>,
+    identity: state::Identity,
+    description: metadata::Description,
+    cut_captions: Vec<PathBuf>,
+    device: Device,
+}
+
+/// What a run needs of one picture.
+struct CachedSample {
+    /// Mean and deviation of the latent, in the UNet's units.
+    mean: TensorData,
+    deviation: TensorData,
+    words: Words,
+}
+
+/// A caption, as far as it can be computed before the run.
+enum Words {
+    Tokens(Vec<u32>),
+    Embedding(TensorData),
+}
+
+/// What one step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step, counted from 1.
+    pub step: usize,
+    /// The weighted loss, mean over the step's pictures.
+    pub loss: f32,
+    /// The UNet's learning rate.
+    pub learning_rate: f64,
+}
+
+impl Trainer {
+    /// Reads and encodes the pictures, and puts fresh factors on the model. `progress` hears of every picture that is done, and may break off.
+    ///
+    /// # Errors
+    /// If an option is out of its range, or a picture cannot be read.
+    pub fn new(
+        base: Base,
+        dataset: &Dataset,
+        config: TrainConfig,
+        device: &Device,
+        mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Self, TrainError> {
+        config.check()?;
+        let cell = base.vae.config().pixels_per_cell();
+        if config.resolution == 0 || !config.resolution.is_multiple_of(cell) {
+            return Err(TrainError::Resolution {
+                found: config.resolution,
+                cell,
+            });
+        }
+        if config.clip_skip > base.text_encoder.layers() {
+            return Err(TrainError::Option {
+                option: "clip-skip",
+                found: config.clip_skip.to_string(),
+                expected: "no more than the text encoder has layers",
+            });
+        }
+        let schedule = NoiseSchedule::new(&base.scheduler)
+            .map_err(|error| TrainError::Schedule(Box::new(error)))?;
+        let identity = state::Identity::new(&config, dataset, &base)?;
+
+        let trains_text = config.text_encoder_rate() > 0.0;
+        let longest = base.tokenizer.model_max_length() - 2;
+        let (mut samples, mut cut_captions) = (vec![], vec![]);
+        let mut latent_shape = [0; 3];
+        for (index, sample) in dataset.samples.iter().enumerate() {
+            if progress(index, dataset.samples.len()).is_break() {
+                return Err(TrainError::Stopped);
+            }
+            let side = config.resolution as u32;
+            let picture = to_tensor(&sample.pixels(side)?, device);
+            let posterior = base.vae.encode(picture);
+            let [_, channels, height, width] = posterior.mean.dims();
+            latent_shape = [channels, height, width];
+            if base.tokenizer.encode(&sample.caption).len() > longest {
+                cut_captions.push(sample.picture.clone());
+            }
+            let tokens = base.tokenizer.encode_padded(&sample.caption);
+            let words = if trains_text {
+                Words::Tokens(tokens)
+            } else {
+                let tokens = token_tensor(&[tokens.as_slice()], device);
+                let embedding = base.text_encoder.forward_skip(tokens, config.clip_skip);
+                Words::Embedding(embedding.into_data())
+            };
+            samples.push(CachedSample {
+                mean: posterior.mean.into_data(),
+                deviation: posterior.deviation.into_data(),
+                words,
+            });
+        }
+        let _ = progress(dataset.samples.len(), dataset.samples.len());
+
+        let steps = config.steps.unwrap_or(auto_steps(dataset.samples.len()));
+        let description = metadata::Description::new(&base, dataset, steps);
+        let unet = attach(base.unet, Component::Unet, &config)?;
+        let text_encoder = trains_text
+            .then(|| attach(base.text_encoder, Component::TextEncoder, &config))
+            .transpose()?;
+        let mut trainer = Self {
+            optimizer: AdamWConfig::new()
+                .with_epsilon(1e-8)
+                .with_weight_decay(config.weight_decay as f32)
+                .build(),
+            steps,
+            done: 0,
+            text_encoder,
+            unet,
+            schedule,
+            prediction: base.scheduler.prediction_type,
+            samples,
+            latent_shape,
+            moments: vec![],
+            identity,
+            description,
+            cut_captions,
+            device: device.clone().autodiff(),
+            config,
+        };
+        trainer.moments.resize_with(trainer.values().len(), || None);
+        Ok(trainer)
+    }
+
+    /// How many steps the run has.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// How many of them are done.
+    pub fn done(&self) -> usize {
+        self.done
+    }
+
+    /// Whether all of them are.
+    pub fn is_done(&self) -> bool {
+        self.done >= self.steps
+    }
+
+    /// Pictures whose captions are longer than the text encoder reads, so that their ends have no effect.
+    pub fn cut_captions(&self) -> &[PathBuf] {
+        &self.cut_captions
+    }
+
+    /// Takes one step of AdamW (Loshchilov & Hutter 2017) on the factors.
+    ///
+    /// # Errors
+    /// If the loss is no number any more; the factors are then as they were before the step.
+    ///
+    /// # Panics
+    /// If the run is done.
+    pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        assert!(!self.is_done(), "the run is done");
+        self.descend(Self::loss)
+    }
+
+    /// One step down the gradient of `loss`, a function of the run and the part of the step.
+    fn descend(
+        &mut self,
+        loss: impl Fn(&Self, usize) -> Tensor<1>,
+    ) -> Result<StepReport, TrainError> {
+        let parts = self.config.gradient_accumulation;
+        let mut total: Vec<Tensor<2>> = vec![];
+        let mut loss_sum = 0.0;
+        for part in 0..parts {
+            let loss = loss(self, part) / parts as f64;
+            loss_sum += loss.clone().into_scalar::<f32>();
+            let gradients = loss.backward();
+            let mut gradient = factors::gradients(&self.unet, &gradients);
+            if let Some(text_encoder) = &self.text_encoder {
+                gradient.extend(factors::gradients(text_encoder, &gradients));
+            }
+            total = if total.is_empty() {
+                gradient
+            } else {
+                total
+                    .into_iter()
+                    .zip(gradient)
+                    .map(|(a, b)| a + b)
+                    .collect()
+            };
+        }
+        let (step, learning_rate) = (self.done + 1, self.config.learning_rate);
+        let diverged = |loss| TrainError::Diverged {
+            step,
+            loss,
+            learning_rate,
+        };
+        if !loss_sum.is_finite() {
+            return Err(diverged(loss_sum));
+        }
+        if let Some(limit) = self.config.max_grad_norm {
+            let norm = norm(&total);
+            if !norm.is_finite() {
+                return Err(diverged(norm));
+            }
+            let scale = limit / (f64::from(norm) + 1e-6);
+            if scale < 1.0 {
+                total = total.into_iter().map(|gradient| gradient * scale).collect();
+            }
+        }
+
+        let share = self.config.learning_rate_share(self.done, self.steps);
+        let rate = learning_rate * share;
+        self.update(total, rate, self.config.text_encoder_rate() * share);
+        self.done += 1;
+        Ok(StepReport {
+            step,
+            loss: loss_sum,
+            learning_rate: rate,
+        })
+    }
+
+    fn update(&mut self, gradients: Vec<Tensor<2>>, unet_rate: f64, text_rate: f64) {
+        let Self {
+            optimizer, moments, ..
+        } = self;
+        let mut gradients = gradients.into_iter().zip(moments.iter_mut());
+        let mut step = |value: Tensor<2>, rate: f64| {
+            let (gradient, moment) = gradients.next().expect("a gradient for each factor");
+            let (value, state) = optimizer.step(rate, value, gradient, moment.take());
+            *moment = state;
+            value
+        };
+        self.unet = factors::map(self.unet.clone(), |_, value| step(value, unet_rate));
+        self.text_encoder = self
+            .text_encoder
+            .take()
+            .map(|model| factors::map(model, |_, value| step(value, text_rate)));
+    }
+
+    /// The loss of one batch: part `part` of the step that comes next.
+    fn loss(&self, part: usize) -> Tensor<1> {
+        let size = self.config.batch_size;
+        let first = (self.done * self.config.gradient_accumulation + part) * size;
+        let drawn: Vec<Draw<'_>> = (first..first + size).map(|n| self.draw(n as u64)).collect();
+
+        let shape = [
+            size,
+            self.latent_shape[0],
+            self.latent_shape[1],
+            self.latent_shape[2],
+        ];
+        let upload = |pick: for<'a> fn(&'a Draw<'_>) -> &'a [f32]| {
+            let values: Vec<f32> = drawn.iter().flat_map(|draw| pick(draw)).copied().collect();
+            Tensor::<4>::from_data(TensorData::new(values, shape), &self.device)
+        };
+        let batch = Batch {
+            latents: upload(|draw| &draw.latent),
+            noise: upload(|draw| &draw.noise),
+            timesteps: drawn.iter().map(|draw| draw.timestep).collect(),
+            text: self.text(&drawn),
+        };
+        let gamma = self.config.min_snr_gamma;
+        denoising_loss(&self.unet, &self.schedule, self.prediction, batch, gamma)
+    }
+
+    fn text(&self, drawn: &[Draw<'_>]) -> Tensor<3> {
+        if let Some(text_encoder) = &self.text_encoder {
+            let tokens: Vec<&[u32]> = drawn
+                .iter()
+                .filter_map(|draw| match &draw.sample.words {
+                    Words::Tokens(tokens) => Some(tokens.as_slice()),
+                    Words::Embedding(_) => None,
+                })
+                .collect();
+            let tokens = token_tensor(&tokens, &self.device);
+            return text_encoder.forward_skip(tokens, self.config.clip_skip);
+        }
+        let embeddings = drawn
+            .iter()
+            .filter_map(|draw| match &draw.sample.words {
+                Words::Embedding(data) => Some(Tensor::<3>::from_data(data.clone(), &self.device)),
+                Words::Tokens(_) => None,
+            })
+            .collect();
+        Tensor::cat(embeddings, 0)
+    }
+
+    /// Draw `number` of the run: each epoch shows every picture once, in an order of its own.
+    fn draw(&self, number: u64) -> Draw<'_> {
+        let (seed, count) = (self.config.seed, self.samples.len() as u64);
+        let (epoch, place) = (number / count, (number % count) as usize);
+        let order = Stream::new(seed, epoch, 0, Purpose::Order).order(self.samples.len());
+        let sample = &self.samples[order[place]];
+        let stream = |purpose| Stream::new(seed, number, 0, purpose);
+
+        let size = self.latent_shape.iter().product();
+        let mean = sample.mean.iter::<f32>();
+        let deviation = sample.deviation.iter::<f32>();
+        let latent = mean
+            .zip(deviation)
+            .zip(stream(Purpose::Latent).normal(size))
+            .map(|((mean, deviation), noise)| mean + deviation * noise)
+            .collect();
+        Draw {
+            sample,
+            latent,
+            noise: stream(Purpose::Noise).normal(size),
+            timestep: stream(Purpose::Timestep).below(self.schedule.timesteps()),
+        }
+    }
+
+    /// The LoRA as it is now.
+    ///
+    /// # Errors
+    /// If a value is not finite.
+    pub fn lora(&self, name: &str) -> Result<Lora, TrainError> {
+        let mut parts = vec![(Component::Unet, lora_core::factors(&self.unet.valid()))];
+        if let Some(text_encoder) = &self.text_encoder {
+            let factors = lora_core::factors(&text_encoder.valid());
+            parts.push((Component::TextEncoder, factors));
+        }
+        Ok(Lora::from_factors(name, parts)?)
+    }
+
+    /// kohya's `ss_*` and Stability's `modelspec.*` metadata for a LoRA of this name. They hold no date, so that a run can be repeated to the
+    /// byte.
+    pub fn metadata(&self, name: &str) -> std::collections::BTreeMap<String, String> {
+        metadata::metadata(
+            name,
+            &self.config,
+            &self.description,
+            self.prediction,
+            self.done,
+        )
+    }
+
+    /// Saves all that is needed to go on, whole or not at all.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save_state(&self, path: &std::path::Path) -> Result<(), TrainError> {
+        let moments = self.moments.iter().map(|moment| {
+            let moment = &moment.as_ref()?.momentum;
+            Some([moment.moment_1.clone(), moment.moment_2.clone()])
+        });
+        let factors = self.values().into_iter().zip(moments);
+        state::save(path, &self.identity, self.done, factors)
+    }
+
+    /// Goes on from a saved state.
+    ///
+    /// # Errors
+    /// If the file is damaged, or of a run with other options, pictures, captions or another model.
+    pub fn load_state(&mut self, path: &std::path::Path) -> Result<(), TrainError> {
+        let names: Vec<(String, [usize; 2])> = self
+            .values()
+            .into_iter()
+            .map(|(name, value)| (name, value.dims()))
+            .collect();
+        let device = self.device.clone().inner();
+        let saved = state::load(path, &self.identity, &names, &device)?;
+        if saved.done > self.steps {
+            return Err(TrainError::State {
+                path: path.to_path_buf(),
+                reason: format!("it is at step {}, past the end", saved.done),
+            });
+        }
+        let mut values = saved.factors.iter();
+        let mut put = |_, _| {
+            values
+                .next()
+                .expect("a value for each factor")
+                .value
+                .clone()
+        };
+        self.unet = factors::map(self.unet.clone(), &mut put);
+        self.text_encoder = self
+            .text_encoder
+            .take()
+            .map(|model| factors::map(model, &mut put));
+        self.moments = saved
+            .factors
+            .into_iter()
+            .map(|factor| {
+                let [first, second] = factor.moments?;
+                let momentum = AdaptiveMomentumState::new(saved.done, first, second);
+                Some(AdamWState::new(momentum))
+            })
+            .collect();
+        self.done = saved.done;
+        Ok(())
+    }
+
+    fn values(&self) -> Vec<(String, Tensor<2>)> {
+        let named = |prefix: &str, (path, value)| (format!("{prefix}.{path}"), value);
+        let unet = factors::values(&self.unet).into_iter();
+        let text = self.text_encoder.iter().flat_map(factors::values);
+        unet.map(|factor| named("unet", factor))
+            .chain(text.map(|factor| named("text_encoder", factor)))
+            .collect()
+    }
+}
+
+/// One picture of one batch, with all that is random about it.
+struct Draw<'a> {
+    sample: &'a CachedSample,
+    latent: Vec<f32>,
+    noise: Vec<f32>,
+    timestep: usize,
+}
+
+/// Fresh factors on kohya's targets: down uniform in ±1/√fan_in as kohya has it, up zero.
+fn attach<M: Module>(
+    model: M,
+    component: Component,
+    config: &TrainConfig,
+) -> Result<M, TrainError> {
+    let mut number = 0;
+    let targets = lora_core::kohya_targets(component);
+    let init = |_: &str, fan_in: usize, length: usize| {
+        number += 1;
+        let bound = 1.0 / (fan_in as f32).sqrt();
+        Stream::new(config.seed, number, component as u64, Purpose::Factor).uniform(bound, length)
+    };
+    let model = lora_core::attach(model, component, targets, config.rank, config.alpha, init)?;
+    Ok(model.train())
+}
+
+/// The norm of all gradients taken as one vector.
+fn norm(gradients: &[Tensor<2>]) -> f32 {
+    let squares = gradients
+        .iter()
+        .map(|gradient| gradient.clone().square().sum())
+        .collect();
+    Tensor::<1>::cat(squares, 0).sum().sqrt().into_scalar()
+}
+
+/// `[1, 3, height, width]` in `[-1, 1]`.
+fn to_tensor(picture: &RgbImage, device: &Device) -> Tensor<4> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let values: Vec<f32> = picture
+        .as_raw()
+        .iter()
+        .map(|&value| f32::from(value) / 127.5 - 1.0)
+        .collect();
+    Tensor::<4>::from_data(TensorData::new(values, [1, height, width, 3]), device)
+        .permute([0, 3, 1, 2])
+}
+
+fn token_tensor(tokens: &[&[u32]], device: &Device) -> Tensor<2, Int> {
+    let length = tokens.first().map_or(0, |row| row.len());
+    let values: Vec<i64> = tokens
+        .iter()
+        .flat_map(|row| row.iter().map(|&t| t.into()))
+        .collect();
+    Tensor::from_data(TensorData::new(values, [tokens.len(), length]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::FloatDType;
+    use lora_core::{Dialect, Factor, Precision};
+    use parity::{Fixture, device, reference};
+    use sd_pipeline::{OpenOptions, StableDiffusion};
+
+    fn base() -> Base {
+        let (options, dtype) = (OpenOptions::default(), FloatDType::F32);
+        let model = StableDiffusion::open(reference().join("tiny-sd"), &options, dtype, &device())
+            .expect("the small reference model");
+        Base {
+            name: "tiny-sd".into(),
+            sha256: None,
+            tokenizer: model.tokenizer,
+            text_encoder: model.text_encoder,
+            unet: model.unet,
+            vae: model.vae,
+            scheduler: model.scheduler,
+        }
+    }
+
+    fn config() -> TrainConfig {
+        TrainConfig {
+            trigger: "mychar001".into(),
+            steps: Some(3),
+            rank: 2,
+            alpha: 1.0,
+            learning_rate: 1e-3,
+            resolution: 64,
+            seed: 11,
+            ..TrainConfig::default()
+        }
+    }
+
+    fn run(config: TrainConfig) -> Trainer {
+        let dataset = Dataset::open(reference().join("pictures10"), &config.trigger).unwrap();
+        Trainer::new(base(), &dataset, config, &device(), |_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap()
+    }
+
+    fn saved(run: &Trainer) -> Vec<u8> {
+        let lora = run.lora("mira").unwrap();
+        lora.to_bytes(Dialect::Kohya, Precision::F16, &run.metadata("mira"))
+            .unwrap()
+    }
+
+    /// The factors of a fixture, `{prefix}{component}.{path}.lora_A`, for the modules of a run that it has.
+    fn with_fixture(
+        fixture: &Fixture,
+        prefix: &str,
+        component: &str,
+        factors: Vec<Factor>,
+    ) -> Vec<Factor> {
+        let names: std::collections::HashSet<_> = fixture.names().into_iter().collect();
+        let known = |factor: &Factor| {
+            let path = factor.path.trim_start_matches("text_model.");
+            names.contains(format!("{prefix}{component}.{path}.lora_A").as_str())
+        };
+        factors
+            .into_iter()
+            .filter(known)
+            .map(|factor| {
+                let path = factor.path.trim_start_matches("text_model.");
+                let matrix = |side: &str| {
+                    let (shape, values) =
+                        fixture.float(&format!("{prefix}{component}.{path}.lora_{side}"));
+                    let rows = shape[0];
+                    let data = TensorData::new(values.to_vec(), [rows, values.len() / rows]);
+                    Tensor::<2>::from_data(data, &device())
+                };
+                Factor {
+                    down: matrix("A"),
+                    up: matrix("B"),
+                    ..factor
+                }
+            })
+            .collect()
+    }
+
+    /// The worst `relative_error` of the factors that the fixture has.
+    fn worst(ours: &[Factor], theirs: &[Factor]) -> f64 {
+        assert!(theirs.len() > 5, "{}", theirs.len());
+        let error = |a: &Tensor<2>, b: &Tensor<2>| {
+            parity::relative_error(&parity::values(a.clone()), &parity::values(b.clone()))
+        };
+        theirs
+            .iter()
+            .filter_map(|b| Some((ours.iter().find(|a| a.path == b.path)?, b)))
+            .map(|(a, b)| error(&a.down, &b.down).max(error(&a.up, &b.up)))
+            .fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn a_step_is_that_of_pytorch_and_peft() {
+        let fixture = Fixture::open(reference().join("train_step.safetensors"));
+        let mut run = run(TrainConfig {
+            lr_scheduler: crate::LrScheduler::Constant,
+            max_grad_norm: None,
+            ..config()
+        });
+        let text = run
+            .text_encoder
+            .take()
+            .expect("the text encoder is trained");
+        let ours = |model: &UNet2DConditionModel| lora_core::factors(&model.valid());
+        let ours_text = |model: &ClipTextModel| lora_core::factors(&model.valid());
+        let unet_factors = with_fixture(&fixture, "", "unet", ours(&run.unet));
+        let text_factors = with_fixture(&fixture, "", "text_encoder", ours_text(&text));
+        assert_eq!((unet_factors.len(), text_factors.len()), (192, 18));
+        let plain = |factors: &[Factor]| -> Vec<Tensor<2>> {
+            factors
+                .iter()
+                .flat_map(|f| [f.down.clone(), f.up.clone()])
+                .collect()
+        };
+        let (first_unet, first_text) = (plain(&unet_factors), plain(&text_factors));
+        run.unet = factors::map(run.unet.clone(), |n, _| first_unet[n].clone());
+        run.text_encoder = Some(factors::map(text, |n, _| first_text[n].clone()));
+
+        let on_device = |name: &str| {
+            let (shape, values) = fixture.float(name);
+            let data = TensorData::new(values.to_vec(), shape.to_vec());
+            Tensor::<4>::from_data(data, &device().autodiff())
+        };
+        let timesteps: Vec<usize> = parity::values(fixture.ints::<1>("timesteps").float())
+            .into_iter()
+            .map(|t| t as usize)
+            .collect();
+        let ids: Vec<u32> = parity::values(fixture.ints::<2>("ids").float())
+            .into_iter()
+            .map(|t| t as u32)
+            .collect();
+        let loss = |run: &Trainer, gamma: Option<f64>| {
+            let tokens = token_tensor(&ids.chunks(77).collect::<Vec<_>>(), &run.device);
+            let text = run.text_encoder.as_ref().expect("it was put back");
+            let batch = Batch {
+                latents: on_device("latents"),
+                noise: on_device("noise"),
+                timesteps: timesteps.clone(),
+                text: text.forward_skip(tokens, 1),
+            };
+            denoising_loss(&run.unet, &run.schedule, run.prediction, batch, gamma)
+        };
+
+        let json = std::fs::read_to_string(reference().join("train_step.json")).unwrap();
+        let numbers: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let close = |ours: f32, theirs: &serde_json::Value| {
+            let theirs = theirs.as_f64().unwrap();
+            assert!(
+                (f64::from(ours) / theirs - 1.0).abs() < 1e-5,
+                "{ours} {theirs}"
+            );
+        };
+        close(loss(&run, None).into_scalar(), &numbers["plain"]);
+
+        let gradients = loss(&run, Some(5.0)).backward();
+        let mut wanted = with_fixture(&fixture, "grad.", "unet", ours(&run.unet));
+        let text = run.text_encoder.as_ref().expect("it was put back");
+        wanted.extend(with_fixture(
+            &fixture,
+            "grad.",
+            "text_encoder",
+            ours_text(text),
+        ));
+        let mut found = factors::gradients(&run.unet, &gradients);
+        found.extend(factors::gradients(text, &gradients));
+        let worst_gradient = plain(&wanted)
+            .into_iter()
+            .zip(found)
+            .map(|(theirs, ours)| {
+                parity::relative_error(&parity::values(ours), &parity::values(theirs))
+            })
+            .fold(0.0, f64::max);
+        assert!(worst_gradient < 1e-3, "{worst_gradient:e}");
+
+        for step in 0..3 {
+            let report = run.descend(|run, _| loss(run, Some(5.0))).unwrap();
+            close(report.loss, &numbers["weighted"][step]);
+        }
+        let wanted = with_fixture(&fixture, "after3.", "unet", ours(&run.unet));
+        let error = worst(&ours(&run.unet), &wanted);
+        assert!(error < 1e-3, "{error:e}");
+        let text = run.text_encoder.as_ref().expect("it was put back");
+        let wanted = with_fixture(&fixture, "after3.", "text_encoder", ours_text(text));
+        let error = worst(&ours_text(text), &wanted);
+        assert!(error < 1e-3, "{error:e}");
+    }
+
+    #[test]
+    fn a_run_can_be_repeated_and_gone_on_with_to_the_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("mira.state");
+        let mut whole = run(config());
+        assert!(
+            whole
+                .lora("mira")
+                .unwrap()
+                .to_bytes(Dialect::Kohya, Precision::F16, &whole.metadata("mira"))
+                .is_err()
+        );
+        while !whole.is_done() {
+            whole.step().unwrap();
+        }
+
+        let mut first = run(config());
+        first.step().unwrap();
+        first.save_state(&state).unwrap();
+        drop(first);
+        let mut second = run(config());
+        second.load_state(&state).unwrap();
+        assert_eq!(second.done(), 1);
+        while !second.is_done() {
+            second.step().unwrap();
+        }
+        assert_eq!(saved(&whole), saved(&second));
+
+        let mut other = run(TrainConfig {
+            seed: 12,
+            ..config()
+        });
+        let error = other.load_state(&state).unwrap_err().to_string();
+        assert!(
+            error.contains("seed") && error.contains("mira.state"),
+            "{error}"
+        );
+
+        let bytes = std::fs::read(&state).unwrap();
+        std::fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
+        let error = other.load_state(&state).unwrap_err().to_string();
+        assert!(
+            error.contains("mira.state") && error.contains("damaged"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_text_encoder_that_is_not_trained_is_left_out() {
+        let mut run = run(TrainConfig {
+            text_encoder_learning_rate: Some(0.0),
+            gradient_accumulation: 2,
+            batch_size: 1,
+            ..config()
+        });
+        run.step().unwrap();
+        let lora = run.lora("mira").unwrap();
+        assert_eq!(lora.modules(Component::Unet), 192);
+        assert_eq!(lora.modules(Component::TextEncoder), 0);
+    }
+
+    #[test]
+    fn an_epoch_shows_every_picture_once() {
+        let run = run(config());
+        let mut shown: Vec<_> = (10..20)
+            .map(|number| std::ptr::from_ref(run.draw(number).sample))
+            .collect();
+        shown.sort();
+        shown.dedup();
+        assert_eq!(shown.len(), 10);
+    }
+}
