@@ -1,0 +1,8 @@
+//! The whole crate, through its public face.
+
+mod apply;
+mod models;
+mod peers;
+mod read;
+mod train;
+mod write;
