@@ -140,7 +140,10 @@ mod tests {
             let v = v.clone().mask_fill(v.is_nan(), 0.25);
             let wanted = attention_by_hand(&q, &k, &v, causal);
             let error = relative_error(&values(attention(q, k, v, causal)), &wanted);
-            assert!(error < 1e-5, "{positions}×{tokens} causal={causal}: {error:e}");
+            assert!(
+                error < 1e-5,
+                "{positions}×{tokens} causal={causal}: {error:e}"
+            );
         }
     }
 
@@ -152,7 +155,10 @@ mod tests {
         for group in values(plain.clone()).chunks(2 * 15) {
             let mean: f32 = group.iter().sum::<f32>() / group.len() as f32;
             let square: f32 = group.iter().map(|x| x * x).sum::<f32>() / group.len() as f32;
-            assert!(mean.abs() < 1e-5 && (square - 1.0).abs() < 1e-3, "{mean} {square}");
+            assert!(
+                mean.abs() < 1e-5 && (square - 1.0).abs() < 1e-3,
+                "{mean} {square}"
+            );
         }
         let wanted: Vec<f32> = values(plain)
             .iter()
@@ -163,7 +169,10 @@ mod tests {
 
     #[test]
     fn geglu_gates_the_first_half_by_the_second() {
-        let ours = geglu(Tensor::<2>::from_floats([[2.0, -1.0, 1.0, -0.5]], &device()));
+        let ours = geglu(Tensor::<2>::from_floats(
+            [[2.0, -1.0, 1.0, -0.5]],
+            &device(),
+        ));
         // GELU(1) = 0.841345, GELU(-0.5) = -0.154269
         assert!(relative_error(&values(ours), &[1.682_689, 0.154_269]) < 1e-5);
     }

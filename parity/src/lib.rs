@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use burn::store::{
+    FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore,
+};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
@@ -35,8 +37,8 @@ impl Fixture {
     pub fn open(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let file = SafeTensors::deserialize(&bytes)
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file =
+            SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let (mut floats, mut ints) = (BTreeMap::new(), BTreeMap::new());
         for (name, view) in file.tensors() {
             let (shape, raw) = (view.shape().to_vec(), view.data());
@@ -59,10 +61,7 @@ impl Fixture {
                     None
                 }
                 Dtype::I32 => {
-                    ints.insert(
-                        name,
-                        (shape, each(raw, |b| i32::from_le_bytes(b).into())),
-                    );
+                    ints.insert(name, (shape, each(raw, |b| i32::from_le_bytes(b).into())));
                     None
                 }
                 Dtype::U8 => {
@@ -90,10 +89,7 @@ impl Fixture {
     /// If there is none of this name or its rank is not `D`.
     pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
         let (shape, values) = self.float(name);
-        Tensor::from_data(
-            TensorData::new(values.to_vec(), shape.to_vec()),
-            &device(),
-        )
+        Tensor::from_data(TensorData::new(values.to_vec(), shape.to_vec()), &device())
     }
 
     /// An integer tensor on the test device.
@@ -161,14 +157,15 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
         .expect("a float tensor holds floats")
 }
 
-/// Loads a safetensors file that PyTorch wrote into a module, by burn's own store: no name is mapped.
+/// Loads a safetensors file that PyTorch wrote into a module, by burn's own store, as f32: no name is mapped.
 ///
 /// # Panics
 /// If a key is missing, left over, or of another shape.
 pub fn load<M: Module>(module: M, path: impl AsRef<Path>) -> M {
     let path = path.as_ref();
     let mut module = module;
-    let mut store = SafetensorsStore::from_file(path).with_from_adapter(PyTorchToBurnAdapter);
+    let mut store = SafetensorsStore::from_file(path)
+        .with_from_adapter(PyTorchToBurnAdapter.chain(FloatCastAdapter::to(DType::F32)));
     let result = module
         .load_from(&mut store)
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -2,7 +2,9 @@ use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
 };
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNorm, GroupNormConfig, Identity, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{
+    GroupNorm, GroupNormConfig, Identity, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+};
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 
 use crate::Conditioning;

@@ -132,7 +132,9 @@ impl UpBlock {
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
         for (layer, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips.pop().expect("the way down left a skip for each layer");
+            let skip = skips
+                .pop()
+                .expect("the way down left a skip for each layer");
             hidden = resnet.forward(Tensor::cat(vec![hidden, skip], 1), time.clone());
             if let Some(attentions) = &self.attentions {
                 hidden = attentions[layer].forward(hidden, conditioning);

@@ -209,7 +209,9 @@ impl UNetConfig {
         for (option, allowed) in FIXED {
             let expected = allowed[0];
             let same_everywhere = |found: &Value| match found {
-                Value::Array(each) => each.iter().all(|one| allowed.contains(&one.to_string().as_str())),
+                Value::Array(each) => each
+                    .iter()
+                    .all(|one| allowed.contains(&one.to_string().as_str())),
                 one => allowed.contains(&one.to_string().as_str()),
             };
             match value.get(option) {
@@ -253,7 +255,10 @@ impl UNetConfig {
         for (option, value) in [
             ("layers_per_block", &self.layers_per_block),
             ("cross_attention_dim", &self.cross_attention_dim),
-            ("transformer_layers_per_block", &self.transformer_layers_per_block),
+            (
+                "transformer_layers_per_block",
+                &self.transformer_layers_per_block,
+            ),
             ("attention_head_dim", self.heads()),
         ] {
             if !value.fits(levels) {
@@ -319,7 +324,10 @@ mod tests {
     fn an_option_that_is_not_modelled_is_refused_by_name() {
         let sdxl = r#"{"addition_embed_type": "text_time"}"#;
         let error = UNetConfig::from_json(sdxl).unwrap_err().to_string();
-        assert!(error.contains("`addition_embed_type` is \"text_time\""), "{error}");
+        assert!(
+            error.contains("`addition_embed_type` is \"text_time\""),
+            "{error}"
+        );
         let alien = r#"{"down_block_types": ["SimpleCrossAttnDownBlock2D"]}"#;
         assert!(UNetConfig::from_json(alien).is_err());
     }
@@ -335,7 +343,10 @@ mod tests {
             r#"{"block_out_channels": []}"#,
         ] {
             let error = UNetConfig::from_json(text).unwrap_err();
-            assert!(matches!(error, UNetConfigError::Inconsistent(_)), "{text}: {error}");
+            assert!(
+                matches!(error, UNetConfigError::Inconsistent(_)),
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -42,8 +42,7 @@ impl ResnetConfig {
             time_emb_proj: LinearConfig::new(self.time_channels, to).init(device),
             norm2: norm(to),
             conv2: conv3x3(to, to, device),
-            conv_shortcut: (from != to)
-                .then(|| Conv2dConfig::new([from, to], [1, 1]).init(device)),
+            conv_shortcut: (from != to).then(|| Conv2dConfig::new([from, to], [1, 1]).init(device)),
         }
     }
 }
@@ -59,8 +58,8 @@ impl ResnetBlock2D {
             None => hidden.clone(),
         };
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm1);
-        let hidden = self.conv1.forward(hidden)
-            + self.time_emb_proj.forward(time).unsqueeze_dims(&[2, 3]);
+        let hidden =
+            self.conv1.forward(hidden) + self.time_emb_proj.forward(time).unsqueeze_dims(&[2, 3]);
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm2);
         self.conv2.forward(hidden) + shortcut
     }

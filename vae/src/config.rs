@@ -209,7 +209,10 @@ mod tests {
             r#"{"down_block_types": ["DownEncoderBlock2D"]}"#,
         ] {
             let error = VaeConfig::from_json(text).unwrap_err();
-            assert!(matches!(error, VaeConfigError::Inconsistent(_)), "{text}: {error}");
+            assert!(
+                matches!(error, VaeConfigError::Inconsistent(_)),
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -84,8 +84,7 @@ impl AutoencoderKL {
     /// If the latent has not the model's channels.
     pub fn decode(&self, latent: Tensor<4>) -> Tensor<4> {
         assert_shape!(latent, [_, self.config.latent_channels, _, _]);
-        let latent =
-            latent / self.config.scaling_factor + self.config.shift_factor.unwrap_or(0.0);
+        let latent = latent / self.config.scaling_factor + self.config.shift_factor.unwrap_or(0.0);
         let latent = match &self.post_quant_conv {
             Some(conv) => conv.forward(latent),
             None => latent,
@@ -123,7 +122,12 @@ impl Encoder {
         Self {
             conv_in: conv3x3(config.in_channels, channels[0], device),
             down_blocks,
-            mid_block: MidBlock::new(channels[last], groups, config.mid_block_add_attention, device),
+            mid_block: MidBlock::new(
+                channels[last],
+                groups,
+                config.mid_block_add_attention,
+                device,
+            ),
             conv_norm_out: norm(groups, channels[last], device),
             conv_out: conv3x3(channels[last], 2 * config.latent_channels, device),
         }
@@ -157,12 +161,23 @@ impl Decoder {
             .map(|level| {
                 let from = channels[(level + 1).min(last)];
                 let sizes = [from, channels[level]];
-                UpBlock::new(sizes, config.layers_per_block + 1, groups, level > 0, device)
+                UpBlock::new(
+                    sizes,
+                    config.layers_per_block + 1,
+                    groups,
+                    level > 0,
+                    device,
+                )
             })
             .collect();
         Self {
             conv_in: conv3x3(config.latent_channels, channels[last], device),
-            mid_block: MidBlock::new(channels[last], groups, config.mid_block_add_attention, device),
+            mid_block: MidBlock::new(
+                channels[last],
+                groups,
+                config.mid_block_add_attention,
+                device,
+            ),
             up_blocks,
             conv_norm_out: norm(groups, channels[0], device),
             conv_out: conv3x3(channels[0], config.out_channels, device),

@@ -1,0 +1,369 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sd_diffusion::{SamplerKind, Schedule};
+
+use crate::device::{DeviceChoice, Precision};
+
+/// Keeps a character the same in every picture.
+///
+/// Trains a character LoRA for Stable Diffusion 1.5, and draws with it.
+#[derive(Parser, Debug)]
+#[command(name = "samecast", version, propagate_version = true)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// Where to compute: auto, cpu, wgpu[:N] or cuda[:N]
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Number type of weights and activations
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    pub precision: Precision,
+    /// One JSON object on standard output, for scripts
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress and no notes
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Draw pictures from words, or from words and a picture
+    #[command(
+        after_help = "Example:\n  samecast generate --model realistic-vision.safetensors --lora mira.safetensors:0.8 \\\n    --prompt \"(mychar001:1.3), reading under a tree\" --negative \"different person\" --seed 7 --out mira-reads.png"
+    )]
+    Generate(Box<Generate>),
+    /// Train a character LoRA from a folder of pictures
+    #[command(
+        after_help = "Example:\n  samecast train --model realistic-vision.safetensors --images pictures/mira --trigger mychar001 --out mira.safetensors\n\nCtrl-C saves the state beside the output; --resume goes on from it, to the very same result."
+    )]
+    Train(Box<Train>),
+    /// Look into LoRA files
+    #[command(subcommand)]
+    Lora(Lora),
+    /// What this build and this machine offer
+    #[command(after_help = "Example:\n  samecast devices --json")]
+    Devices,
+}
+
+/// Look into LoRA files.
+#[derive(Subcommand, Debug)]
+pub enum Lora {
+    /// What LoRA files hold: dialect, ranks, modules, trigger, hashes
+    #[command(after_help = "Example:\n  samecast lora info mira.safetensors")]
+    Info {
+        /// LoRA files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// The model that a command takes.
+#[derive(Args, Debug, Clone)]
+pub struct Model {
+    /// Stable Diffusion 1.x: a diffusers folder, or a .safetensors or .ckpt file
+    #[arg(long, value_name = "PATH")]
+    pub model: PathBuf,
+    /// A VAE in place of the model's own: a file or a diffusers folder
+    #[arg(long, value_name = "PATH")]
+    pub vae: Option<PathBuf>,
+    /// A folder with the tokenizer's files, in place of the model's own or CLIP's
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// What the model predicts, where its files do not say
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub prediction_type: Option<Prediction>,
+}
+
+/// What a model predicts.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Prediction {
+    /// The noise
+    Epsilon,
+    /// The velocity
+    #[value(name = "v", alias = "v_prediction", alias = "v-prediction")]
+    V,
+}
+
+/// Options of `generate`.
+#[derive(Args, Debug)]
+pub struct Generate {
+    #[command(flatten)]
+    pub model: Model,
+    /// What the picture shows; (word:1.3) weighs, [word] plays down, BREAK starts a new part
+    #[arg(long)]
+    pub prompt: String,
+    /// What it does not show
+    #[arg(long, default_value = "")]
+    pub negative: String,
+    /// ddim, euler, euler-a, heun, pndm, dpmpp-2m or unipc
+    #[arg(long, default_value = "dpmpp-2m")]
+    pub sampler: String,
+    /// How the sampler spreads its noise levels: default or karras
+    #[arg(long, default_value = "default")]
+    pub schedule: String,
+    /// Steps of the sampler
+    #[arg(long, default_value_t = 28)]
+    pub steps: usize,
+    /// Strength of the guidance by the prompt; 1 is none
+    #[arg(long, default_value_t = 7.0)]
+    pub cfg: f64,
+    /// Seed of the noise; the same seed, model and settings give the same picture [default: a new one]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Whose random numbers a seed means: torch (diffusers, ComfyUI) or philox (A1111)
+    #[arg(long, value_enum, default_value = "torch")]
+    pub rng: Rng,
+    /// Width in pixels [default: 512, or that of --init-image]
+    #[arg(long)]
+    pub width: Option<usize>,
+    /// Height in pixels [default: 512, or that of --init-image]
+    #[arg(long)]
+    pub height: Option<usize>,
+    /// Pictures in one batch
+    #[arg(long, default_value_t = 1)]
+    pub count: usize,
+    /// CLIP layers from the end, in A1111's count
+    #[arg(long, default_value_t = 1)]
+    pub clip_skip: usize,
+    /// A LoRA, with its strength after a colon; may be given several times
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    pub lora: Vec<LoraChoice>,
+    /// A picture to start from
+    #[arg(long, value_name = "PNG")]
+    pub init_image: Option<PathBuf>,
+    /// How much of the picture to start from is drawn anew: 0 to 1 [default: 0.6]
+    #[arg(long, requires = "init_image")]
+    pub strength: Option<f64>,
+    /// A .png file or a folder [default: samecast-SEED.png]
+    #[arg(long, short, value_name = "FILE.png|DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Whose random numbers a seed means.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Rng {
+    /// torch's on the CPU, as diffusers and ComfyUI use it
+    Torch,
+    /// torch's on CUDA, as A1111 uses it
+    Philox,
+}
+
+/// Options of `train`. What is not given here comes from `--config`, then from the recipe.
+#[derive(Args, Debug)]
+pub struct Train {
+    #[command(flatten)]
+    pub model: Model,
+    /// A folder of pictures, each with its caption in a .txt or .caption file of the same name
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// The word that will call the character, such as mychar001
+    #[arg(long)]
+    pub trigger: Option<String>,
+    /// The LoRA file to write
+    #[arg(long, short, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Optimizer steps: a number, or auto for 45 a picture within 1500 to 2500 [default: auto]
+    #[arg(long)]
+    pub steps: Option<Steps>,
+    /// Rank of the factors, "dim" [default: 32]
+    #[arg(long, alias = "dim")]
+    pub rank: Option<usize>,
+    /// The factors are scaled by alpha / rank [default: 16]
+    #[arg(long)]
+    pub alpha: Option<f64>,
+    /// Peak learning rate [default: 1e-4]
+    #[arg(long)]
+    pub learning_rate: Option<f64>,
+    /// Peak learning rate of the text encoder; 0 leaves it as it is [default: --learning-rate]
+    #[arg(long)]
+    pub text_encoder_learning_rate: Option<f64>,
+    /// How the learning rate goes on after the warm-up [default: cosine]
+    #[arg(long, value_enum)]
+    pub lr_scheduler: Option<LrScheduler>,
+    /// Steps in which the learning rate rises [default: 0]
+    #[arg(long)]
+    pub warmup_steps: Option<usize>,
+    /// Pictures seen at once [default: 2]
+    #[arg(long)]
+    pub batch_size: Option<usize>,
+    /// Batches averaged for one step [default: 1]
+    #[arg(long)]
+    pub gradient_accumulation: Option<usize>,
+    /// Side of the square that pictures are cut to, in pixels [default: 512]
+    #[arg(long)]
+    pub resolution: Option<usize>,
+    /// γ of the min-SNR loss weight; 0 turns it off [default: 5]
+    #[arg(long)]
+    pub min_snr_gamma: Option<f64>,
+    /// Weight decay of AdamW [default: 0.01]
+    #[arg(long)]
+    pub weight_decay: Option<f64>,
+    /// Gradients are scaled down to this norm; 0 leaves them [default: 1]
+    #[arg(long)]
+    pub max_grad_norm: Option<f64>,
+    /// CLIP layers from the end, in A1111's count [default: 1]
+    #[arg(long)]
+    pub clip_skip: Option<usize>,
+    /// Seed of everything random [default: 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// A TOML file with these options, by their names with _ for -
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// kohya, which every program reads, or peft
+    #[arg(long, value_enum, default_value = "kohya")]
+    pub format: Format,
+    /// Number type of the file
+    #[arg(long, value_enum, default_value = "f16")]
+    pub save_precision: SavePrecision,
+    /// Save the state every so many steps; 0 saves it on Ctrl-C alone
+    #[arg(long, default_value_t = 100, value_name = "STEPS")]
+    pub save_state_every: usize,
+    /// Go on from the state that an interrupted run left beside the output
+    #[arg(long)]
+    pub resume: bool,
+    /// Replace an output file that exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How many steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// By the number of pictures.
+    Auto,
+    /// So many.
+    Exactly(usize),
+}
+
+impl std::str::FromStr for Steps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            text => text
+                .parse()
+                .map(Self::Exactly)
+                .map_err(|_| "a number of steps, or auto, is expected".into()),
+        }
+    }
+}
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LrScheduler {
+    /// Down to 0 along half a cosine
+    Cosine,
+    /// At its peak
+    Constant,
+}
+
+/// The dialect of a LoRA file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Format {
+    /// kohya's names
+    Kohya,
+    /// PEFT's names
+    Peft,
+}
+
+/// The number type of a LoRA file.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SavePrecision {
+    /// 16-bit floats
+    F16,
+    /// 16-bit floats with the range of 32-bit ones
+    Bf16,
+    /// 32-bit floats
+    F32,
+}
+
+/// A LoRA file and its strength, as `--lora FILE[:SCALE]` says them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraChoice {
+    /// The file.
+    pub file: PathBuf,
+    /// Its strength.
+    pub scale: f64,
+}
+
+impl std::str::FromStr for LoraChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = || Self {
+            file: PathBuf::from(text),
+            scale: 1.0,
+        };
+        let Some((file, scale)) = text.rsplit_once(':') else {
+            return Ok(whole());
+        };
+        match scale.parse::<f64>() {
+            Ok(scale) if scale.is_finite() => Ok(Self {
+                file: PathBuf::from(file),
+                scale,
+            }),
+            Ok(_) => Err(format!("`{scale}` is no strength; a number such as 0.8 is expected")),
+            // A drive letter, or a colon in a file's name.
+            Err(_) if PathBuf::from(text).exists() || scale.contains(['/', '\\', '.']) => {
+                Ok(whole())
+            }
+            Err(_) => Err(format!("`{scale}` is no strength; a number such as 0.8 is expected")),
+        }
+    }
+}
+
+impl Generate {
+    /// The sampler and its schedule.
+    ///
+    /// # Errors
+    /// If there is none of the name.
+    pub fn sampler(&self) -> Result<(SamplerKind, Schedule), sd_diffusion::Error> {
+        Ok((self.sampler.parse()?, self.schedule.parse()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_lora_has_its_strength_after_a_colon() {
+        let choice = |file: &str, scale| LoraChoice {
+            file: file.into(),
+            scale,
+        };
+        assert_eq!("a.safetensors".parse(), Ok(choice("a.safetensors", 1.0)));
+        assert_eq!("a.safetensors:0.8".parse(), Ok(choice("a.safetensors", 0.8)));
+        assert_eq!("a.safetensors:-1".parse(), Ok(choice("a.safetensors", -1.0)));
+        assert_eq!(r"C:\a.safetensors".parse(), Ok(choice(r"C:\a.safetensors", 1.0)));
+        assert!("a.safetensors:much".parse::<LoraChoice>().is_err());
+        assert!("a.safetensors:inf".parse::<LoraChoice>().is_err());
+    }
+
+    #[test]
+    fn steps_are_a_number_or_auto() {
+        assert_eq!("auto".parse(), Ok(Steps::Auto));
+        assert_eq!("12".parse(), Ok(Steps::Exactly(12)));
+        assert!("many".parse::<Steps>().is_err());
+    }
+}

@@ -1,0 +1,41 @@
+use burn::tensor::DType;
+use serde_json::{Value, json};
+
+use crate::args::Common;
+use crate::device::backends;
+
+/// `samecast devices`
+pub fn run(common: &Common) -> Value {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut first = true;
+    let mut all = vec![];
+    for backend in backends() {
+        let several = backend.name != "cpu";
+        if backend.devices.is_empty() && !common.json {
+            println!("{:8} none on this machine", backend.name);
+        }
+        for (index, device) in backend.devices.iter().enumerate() {
+            let name = match several {
+                true => format!("{}:{index}", backend.name),
+                false => backend.name.to_string(),
+            };
+            let precisions: Vec<&str> = [
+                ("f32", DType::F32),
+                ("f16", DType::F16),
+                ("bf16", DType::BF16),
+            ]
+            .into_iter()
+            .filter(|(_, dtype)| device.supports_dtype(*dtype))
+            .map(|(name, _)| name)
+            .collect();
+            if !common.json {
+                let chosen = if first { "  (auto)" } else { "" };
+                let about = if several { String::new() } else { format!("{cores} cores, ") };
+                println!("{name:8} {about}{}{chosen}", precisions.join(" "));
+            }
+            all.push(json!({ "name": name, "precisions": precisions, "auto": first }));
+            first = false;
+        }
+    }
+    json!({ "devices": all, "cores": cores })
+}

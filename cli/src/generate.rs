@@ -1,0 +1,176 @@
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clip_text::Prompt;
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use lora_core::Lora;
+use sd_pipeline::{InitImage, OpenOptions, PipelineError, Progress, Request, RngKind, StableDiffusion};
+use serde_json::{Value, json};
+
+use crate::args::{Common, Generate, Model, Prediction, Rng};
+use crate::console::{Console, go_on};
+use crate::failure::{Blame, Failure, wrong};
+use crate::output::{PictureFiles, write_png};
+use crate::provenance::{self, Named};
+
+/// `samecast generate`
+pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
+    let console = Console::new(common.quiet);
+    check_prompt("prompt", &args.prompt)?;
+    check_prompt("negative", &args.negative)?;
+    let (sampler, schedule) = args.sampler().input()?;
+    let seed = args.seed.unwrap_or_else(new_seed);
+    let init = args.init_image.as_deref().map(read_picture).transpose()?;
+    let [width, height] = size(args, init.as_ref());
+    let request = Request {
+        prompt: args.prompt.clone(),
+        negative: args.negative.clone(),
+        sampler,
+        schedule,
+        steps: args.steps,
+        cfg: args.cfg,
+        seed,
+        rng: match args.rng {
+            Rng::Torch => RngKind::Torch,
+            Rng::Philox => RngKind::Philox,
+        },
+        width,
+        height,
+        count: args.count,
+        clip_skip: args.clip_skip,
+        init: init.map(|picture| InitImage {
+            picture,
+            strength: args.strength.unwrap_or(0.6),
+        }),
+    };
+    let device = common.device.open()?;
+    let dtype = common.precision.on(&device)?;
+    let files = PictureFiles::new(args.out.as_deref(), seed)?;
+    let loras = args
+        .lora
+        .iter()
+        .map(|choice| Ok((choice, Lora::open(&choice.file).input()?)))
+        .collect::<Result<Vec<_>, Failure>>()?;
+
+    // The model's hash takes a while and is wanted only at the end.
+    let hash = std::thread::spawn({
+        let model = args.model.model.clone();
+        move || provenance::model_hash(&model)
+    });
+    console.note(format_args!("opening {}", args.model.model.display()));
+    let options = open_options(&args.model);
+    let mut model = StableDiffusion::open(&args.model.model, &options, dtype, &device).input()?;
+    model.check(&request).input()?;
+    for (choice, lora) in &loras {
+        model = model.with_lora(lora, choice.scale).input()?;
+    }
+
+    let bar = console.bar("drawing", 0);
+    let made = model.generate(&request, |progress| {
+        if let Progress::Step { done, of } = progress {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        }
+        go_on()
+    });
+    bar.finish_and_clear();
+    let made = match made {
+        Ok(made) => made,
+        Err(error @ PipelineError::Stopped) => return Err(error).work(),
+        Err(error) => return Err(error).input(),
+    };
+
+    let hash = hash.join().unwrap_or_default();
+    let mut hashes = vec![];
+    if let Some(sha256) = &hash {
+        hashes.push(Named::new("model", &args.model.model, sha256.clone()));
+    }
+    for (choice, _) in &loras {
+        hashes.push(Named::file("lora", &choice.file)?);
+    }
+    if let Some(path) = &args.init_image {
+        hashes.push(Named::file("init_image", path)?);
+    }
+    if let Some(path) = args.model.vae.as_deref().filter(|path| path.is_file()) {
+        hashes.push(Named::file("vae", path)?);
+    }
+    let mut written = vec![];
+    for (index, picture) in made.pictures.iter().enumerate() {
+        let path = files.file(index, made.pictures.len(), seed);
+        let parameters = provenance::parameters(args, &request, hash.as_deref());
+        let record = provenance::record(args, &request, index, &hashes);
+        let texts = [
+            ("parameters", parameters.as_str()),
+            ("samecast", &record.to_string()),
+        ];
+        write_png(&path, picture, &texts)?;
+        if !common.json {
+            println!("{}", path.display());
+        }
+        written.push(path);
+    }
+    Ok(json!({ "files": written, "seed": seed, "width": width, "height": height }))
+}
+
+/// How `--model` and its companions open a model.
+pub fn open_options(model: &Model) -> OpenOptions {
+    OpenOptions {
+        vae: model.vae.clone(),
+        tokenizer: model.tokenizer.clone(),
+        prediction_type: model.prediction_type.map(|prediction| match prediction {
+            Prediction::Epsilon => sd_diffusion::PredictionType::Epsilon,
+            Prediction::V => sd_diffusion::PredictionType::VPrediction,
+        }),
+    }
+}
+
+/// A LoRA named in a prompt would only be read as words.
+fn check_prompt(option: &str, prompt: &str) -> Result<(), Failure> {
+    let named = Prompt::literal(prompt)
+        .parts()
+        .iter()
+        .any(|part| part.text.contains("<lora:"));
+    if named {
+        return wrong(format!(
+            "--{option} names a LoRA as `<lora:…>`; give its file by --lora FILE:SCALE and take it out of the prompt"
+        ));
+    }
+    Ok(())
+}
+
+/// What was asked for, else the size of the picture to start from, else 512 × 512.
+fn size(args: &Generate, init: Option<&RgbImage>) -> [usize; 2] {
+    let of_init = |length: u32| ((length / 8) * 8).max(8) as usize;
+    let [width, height] = match init {
+        Some(picture) => [of_init(picture.width()), of_init(picture.height())],
+        None => [512, 512],
+    };
+    [args.width.unwrap_or(width), args.height.unwrap_or(height)]
+}
+
+fn read_picture(path: &Path) -> Result<RgbImage, Failure> {
+    let read = || -> anyhow::Result<RgbImage> {
+        let mut decoder = ImageReader::open(path)?
+            .with_guessed_format()?
+            .into_decoder()?;
+        let orientation = decoder.orientation()?;
+        let mut picture = DynamicImage::from_decoder(decoder)?;
+        picture.apply_orientation(orientation);
+        Ok(picture.into_rgb8())
+    };
+    read()
+        .with_context(|| {
+            format!(
+                "--init-image {}: is no picture that can be read; a PNG, JPEG, WebP or BMP file is expected",
+                path.display()
+            )
+        })
+        .input()
+}
+
+/// A seed that nobody chose: from the clock, small enough for other programs' fields.
+fn new_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64) % (1 << 32)
+}

@@ -1,0 +1,188 @@
+//! What a picture says of how it was made: A1111's text, which people and programs read, and a JSON object with the hash of every file.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use sd_diffusion::{SamplerKind, Schedule};
+use sd_pipeline::{Request, RngKind};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::args::Generate;
+use crate::failure::{Blame, Failure};
+
+/// A file that helped to make a picture.
+pub struct Named {
+    role: &'static str,
+    path: PathBuf,
+    sha256: String,
+}
+
+impl Named {
+    /// A file whose hash is known.
+    pub fn new(role: &'static str, path: &Path, sha256: String) -> Self {
+        Self {
+            role,
+            path: path.to_path_buf(),
+            sha256,
+        }
+    }
+
+    /// A file whose hash is to be computed.
+    pub fn file(role: &'static str, path: &Path) -> Result<Self, Failure> {
+        let sha256 = sha256(path)
+            .with_context(|| format!("{}: cannot be read", path.display()))
+            .input()?;
+        Ok(Self::new(role, path, sha256))
+    }
+}
+
+/// SHA-256 of a file, in lower-case hexadecimal.
+pub fn sha256(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut HashWriter(&mut hasher))?;
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// SHA-256 of a single-file model, or of the UNet's weights in a folder; none if there is no such file, which the loader tells of.
+pub fn model_hash(model: &Path) -> Option<String> {
+    let unet = model.join("unet");
+    let weights = ["", ".fp16", ".non_ema"]
+        .map(|variant| unet.join(format!("diffusion_pytorch_model{variant}.safetensors")));
+    let file = if model.is_dir() {
+        weights.into_iter().find(|file| file.is_file())?
+    } else {
+        model.to_path_buf()
+    };
+    sha256(&file).ok()
+}
+
+/// A1111's name of a sampler.
+fn sampler_name(sampler: SamplerKind) -> &'static str {
+    match sampler {
+        SamplerKind::Ddim => "DDIM",
+        SamplerKind::Euler => "Euler",
+        SamplerKind::EulerAncestral => "Euler a",
+        SamplerKind::Heun => "Heun",
+        SamplerKind::Pndm => "PLMS",
+        SamplerKind::Dpmpp2m => "DPM++ 2M",
+        SamplerKind::UniPc => "UniPC",
+    }
+}
+
+/// A1111's `parameters` text. A LoRA stands at the prompt's end as A1111 writes it.
+pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) -> String {
+    let stem = |path: &Path| {
+        path.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let mut text = request.prompt.clone();
+    for choice in &args.lora {
+        text.push_str(&format!(" <lora:{}:{}>", stem(&choice.file), choice.scale));
+    }
+    if !request.negative.is_empty() {
+        text.push_str(&format!("\nNegative prompt: {}", request.negative));
+    }
+    let mut fields = vec![
+        ("Steps", request.steps.to_string()),
+        ("Sampler", sampler_name(request.sampler).into()),
+    ];
+    if request.schedule == Schedule::Karras {
+        fields.push(("Schedule type", "Karras".into()));
+    }
+    fields.extend([
+        ("CFG scale", request.cfg.to_string()),
+        ("Seed", request.seed.to_string()),
+        ("Size", format!("{}x{}", request.width, request.height)),
+    ]);
+    if let Some(hash) = model_hash {
+        fields.push(("Model hash", hash.chars().take(10).collect()));
+    }
+    fields.push(("Model", stem(&args.model.model)));
+    if let Some(vae) = &args.model.vae {
+        fields.push(("VAE", stem(vae)));
+    }
+    if let Some(init) = &request.init {
+        fields.push(("Denoising strength", init.strength.to_string()));
+    }
+    if request.clip_skip > 1 {
+        fields.push(("Clip skip", request.clip_skip.to_string()));
+    }
+    let rng = match request.rng {
+        RngKind::Torch => "CPU",
+        RngKind::Philox => "NV",
+    };
+    fields.push(("RNG", rng.into()));
+    fields.push(("Version", concat!("samecast ", env!("CARGO_PKG_VERSION")).into()));
+    let fields: Vec<String> = fields
+        .into_iter()
+        .map(|(key, value)| format!("{key}: {}", quoted(value)))
+        .collect();
+    format!("{text}\n{}", fields.join(", "))
+}
+
+/// As A1111 writes a value: in quotes where it would end the field.
+fn quoted(value: String) -> String {
+    if value.contains([',', ':', '\n', '"']) {
+        Value::String(value).to_string()
+    } else {
+        value
+    }
+}
+
+/// All that is needed to make picture `index` of the batch again.
+pub fn record(args: &Generate, request: &Request, index: usize, files: &[Named]) -> Value {
+    let files: Vec<Value> = files
+        .iter()
+        .map(|file| json!({ "role": file.role, "path": file.path, "sha256": file.sha256 }))
+        .collect();
+    let loras: Vec<Value> = args
+        .lora
+        .iter()
+        .map(|choice| json!({ "path": choice.file, "scale": choice.scale }))
+        .collect();
+    json!({
+        "samecast": env!("CARGO_PKG_VERSION"),
+        "command": "generate",
+        "model": args.model.model,
+        "vae": args.model.vae,
+        "prompt": request.prompt,
+        "negative": request.negative,
+        "sampler": request.sampler.to_string(),
+        "schedule": request.schedule.to_string(),
+        "steps": request.steps,
+        "cfg": request.cfg,
+        "seed": request.seed,
+        "rng": match request.rng { RngKind::Torch => "torch", RngKind::Philox => "philox" },
+        "width": request.width,
+        "height": request.height,
+        "count": request.count,
+        "index": index,
+        "clip_skip": request.clip_skip,
+        "loras": loras,
+        "init_image": args.init_image,
+        "strength": request.init.as_ref().map(|init| init.strength),
+        "files": files,
+    })
+}

@@ -1,0 +1,268 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use lora_core::{Dialect, Precision as LoraPrecision};
+use lora_trainer::{Base, CaptionSource, Dataset, LrScheduler, TrainConfig, TrainError, Trainer};
+use sd_pipeline::StableDiffusion;
+use serde_json::{Value, json};
+
+use crate::args::{self, Common, Format, SavePrecision, Steps, Train};
+use crate::console::{Console, go_on};
+use crate::failure::{Blame, Failure, wrong};
+use crate::generate::open_options;
+use crate::output::check_parent;
+use crate::provenance;
+
+/// `samecast train`
+pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
+    let console = Console::new(common.quiet);
+    let config = config(args)?;
+    config.check().input()?;
+    check_out(args)?;
+    let dataset = Dataset::open(&args.images, &config.trigger).input()?;
+    tell_of(&dataset, &config.trigger, &console);
+
+    let device = common.device.open()?;
+    let dtype = match common.precision {
+        crate::device::Precision::Auto => burn::tensor::FloatDType::F32,
+        other => other.on(&device)?,
+    };
+    console.note(format_args!("opening {}", args.model.model.display()));
+    let options = open_options(&args.model);
+    let model = StableDiffusion::open(&args.model.model, &options, dtype, &device).input()?;
+    let file = args.model.model.is_file();
+    let base = Base {
+        name: name_of(&args.model.model),
+        sha256: file.then(|| provenance::sha256(&args.model.model).ok()).flatten(),
+        tokenizer: model.tokenizer,
+        text_encoder: model.text_encoder,
+        unet: model.unet,
+        vae: model.vae,
+        scheduler: model.scheduler,
+    };
+
+    let bar = console.bar("reading", dataset.samples.len());
+    let mut run = Trainer::new(base, &dataset, config, &device, |done, _| {
+        bar.set_position(done as u64);
+        go_on()
+    })
+    .map_err(blamed)?;
+    bar.finish_and_clear();
+    for picture in run.cut_captions() {
+        console.note(format_args!(
+            "note: {}: the caption is longer than the text encoder reads; its end has no effect",
+            picture.display()
+        ));
+    }
+
+    let state = state_file(&args.out);
+    if args.resume {
+        run.load_state(&state).input()?;
+        console.note(format_args!("going on after step {}", run.done()));
+    } else if state.exists() && !args.force {
+        return wrong(format!(
+            "{}: an interrupted run left its state; go on with it by --resume, or start anew with --force",
+            state.display()
+        ));
+    }
+    let losses = descend(&mut run, args, &state, &console)?;
+
+    let name = name_of(&args.out);
+    let dialect = match args.format {
+        Format::Kohya => Dialect::Kohya,
+        Format::Peft => Dialect::Peft,
+    };
+    let precision = match args.save_precision {
+        SavePrecision::F16 => LoraPrecision::F16,
+        SavePrecision::Bf16 => LoraPrecision::Bf16,
+        SavePrecision::F32 => LoraPrecision::F32,
+    };
+    run.lora(&name)
+        .work()?
+        .save(&args.out, dialect, precision, &run.metadata(&name))
+        .work()?;
+    if state.exists() {
+        std::fs::remove_file(&state)
+            .with_context(|| format!("{}: cannot be removed", state.display()))
+            .work()?;
+    }
+    if !common.json {
+        println!("{}", args.out.display());
+    }
+    let last = losses.len().saturating_sub(50);
+    let recent = &losses[last..];
+    let mean = recent.iter().sum::<f32>() / recent.len().max(1) as f32;
+    Ok(json!({
+        "file": args.out,
+        "steps": run.done(),
+        "pictures": dataset.samples.len(),
+        "loss": mean,
+    }))
+}
+
+/// Takes the steps that are left. Stops with the state saved where a person asked for it or the loss is lost.
+fn descend(
+    run: &mut Trainer,
+    args: &Train,
+    state: &Path,
+    console: &Console,
+) -> Result<Vec<f32>, Failure> {
+    let bar = console.bar("training", run.steps());
+    bar.set_position(run.done() as u64);
+    bar.reset_eta();
+    let mut losses: Vec<f32> = vec![];
+    let mut smooth: Option<f32> = None;
+    while !run.is_done() {
+        if go_on().is_break() {
+            bar.abandon();
+            run.save_state(state).work()?;
+            let message = format!(
+                "stopped after step {} of {}; --resume goes on from {}",
+                run.done(),
+                run.steps(),
+                state.display()
+            );
+            return Err(Failure::Work(anyhow::anyhow!(message)));
+        }
+        let report = run.step().work()?;
+        losses.push(report.loss);
+        let mean = smooth.map_or(report.loss, |mean| 0.98 * mean + 0.02 * report.loss);
+        smooth = Some(mean);
+        bar.set_position(report.step as u64);
+        bar.set_message(format!("loss {mean:.4}"));
+        let due = args.save_state_every > 0 && report.step.is_multiple_of(args.save_state_every);
+        if due && !run.is_done() {
+            run.save_state(state).work()?;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(losses)
+}
+
+/// The command line's options over the file's, over the recipe's.
+fn config(args: &Train) -> Result<TrainConfig, Failure> {
+    let mut config = match &args.config {
+        None => TrainConfig::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("--config {}: cannot be read", path.display()))
+                .input()?;
+            toml::from_str(&text)
+                .with_context(|| format!("--config {}", path.display()))
+                .input()?
+        }
+    };
+    fn set<T: Clone>(field: &mut T, option: &Option<T>) {
+        if let Some(value) = option {
+            *field = value.clone();
+        }
+    }
+    set(&mut config.trigger, &args.trigger);
+    set(&mut config.rank, &args.rank);
+    set(&mut config.alpha, &args.alpha);
+    set(&mut config.learning_rate, &args.learning_rate);
+    set(&mut config.warmup_steps, &args.warmup_steps);
+    set(&mut config.batch_size, &args.batch_size);
+    set(&mut config.gradient_accumulation, &args.gradient_accumulation);
+    set(&mut config.resolution, &args.resolution);
+    set(&mut config.weight_decay, &args.weight_decay);
+    set(&mut config.clip_skip, &args.clip_skip);
+    set(&mut config.seed, &args.seed);
+    match args.steps {
+        None => {}
+        Some(Steps::Auto) => config.steps = None,
+        Some(Steps::Exactly(steps)) => config.steps = Some(steps),
+    }
+    if args.text_encoder_learning_rate.is_some() {
+        config.text_encoder_learning_rate = args.text_encoder_learning_rate;
+    }
+    if let Some(scheduler) = args.lr_scheduler {
+        config.lr_scheduler = match scheduler {
+            args::LrScheduler::Cosine => LrScheduler::Cosine,
+            args::LrScheduler::Constant => LrScheduler::Constant,
+        };
+    }
+    // 0 turns these off.
+    for (field, option) in [
+        (&mut config.min_snr_gamma, args.min_snr_gamma),
+        (&mut config.max_grad_norm, args.max_grad_norm),
+    ] {
+        if let Some(value) = option {
+            *field = (value != 0.0).then_some(value);
+        }
+    }
+    Ok(config)
+}
+
+fn check_out(args: &Train) -> Result<(), Failure> {
+    let out = &args.out;
+    let named = out
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"));
+    if !named || out.is_dir() {
+        return wrong(format!(
+            "--out {}: a name that ends in .safetensors is expected",
+            out.display()
+        ));
+    }
+    check_parent(out)?;
+    if out.exists() && !args.force {
+        return wrong(format!(
+            "--out {}: exists already; take another name, or --force to replace it",
+            out.display()
+        ));
+    }
+    Ok(())
+}
+
+fn tell_of(dataset: &Dataset, trigger: &str, console: &Console) {
+    let count = |source| {
+        let of_it = |sample: &&lora_trainer::Sample| sample.source == source;
+        dataset.samples.iter().filter(of_it).count()
+    };
+    let pictures = dataset.samples.len();
+    console.note(format_args!("{pictures} pictures in {}", dataset.folder.display()));
+    if pictures < 15 {
+        console.note("note: 15 to 20 pictures are the least that make a good character, 30 to 50 are better");
+    }
+    for (source, text) in [
+        (CaptionSource::Trigger, "have no caption: they get the trigger word alone"),
+        (CaptionSource::FileAndTrigger, "have captions without the trigger word: it is put in front"),
+    ] {
+        if count(source) > 0 {
+            console.note(format_args!("note: {} of them {text} ({trigger})", count(source)));
+        }
+    }
+    for file in &dataset.ignored {
+        console.note(format_args!(
+            "note: {}: neither a picture nor a picture's caption; not used",
+            file.display()
+        ));
+    }
+}
+
+/// Pictures and options are the user's; what happens on the way is not.
+fn blamed(error: TrainError) -> Failure {
+    match error {
+        TrainError::Stopped | TrainError::Write { .. } | TrainError::Diverged { .. } => {
+            Failure::Work(error.into())
+        }
+        error => Failure::Input(error.into()),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    let whole = path.canonicalize();
+    let name = if path.is_dir() {
+        whole.as_deref().unwrap_or(path).file_name()
+    } else {
+        path.file_stem()
+    };
+    name.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn state_file(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".state");
+    PathBuf::from(name)
+}
