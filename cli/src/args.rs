@@ -316,12 +316,16 @@ impl std::str::FromStr for LoraChoice {
                 file: PathBuf::from(file),
                 scale,
             }),
-            Ok(_) => Err(format!("`{scale}` is no strength; a number such as 0.8 is expected")),
+            Ok(_) => Err(format!(
+                "`{scale}` is no strength; a number such as 0.8 is expected"
+            )),
             // A drive letter, or a colon in a file's name.
             Err(_) if PathBuf::from(text).exists() || scale.contains(['/', '\\', '.']) => {
                 Ok(whole())
             }
-            Err(_) => Err(format!("`{scale}` is no strength; a number such as 0.8 is expected")),
+            Err(_) => Err(format!(
+                "`{scale}` is no strength; a number such as 0.8 is expected"
+            )),
         }
     }
 }
@@ -353,9 +357,18 @@ mod tests {
             scale,
         };
         assert_eq!("a.safetensors".parse(), Ok(choice("a.safetensors", 1.0)));
-        assert_eq!("a.safetensors:0.8".parse(), Ok(choice("a.safetensors", 0.8)));
-        assert_eq!("a.safetensors:-1".parse(), Ok(choice("a.safetensors", -1.0)));
-        assert_eq!(r"C:\a.safetensors".parse(), Ok(choice(r"C:\a.safetensors", 1.0)));
+        assert_eq!(
+            "a.safetensors:0.8".parse(),
+            Ok(choice("a.safetensors", 0.8))
+        );
+        assert_eq!(
+            "a.safetensors:-1".parse(),
+            Ok(choice("a.safetensors", -1.0))
+        );
+        assert_eq!(
+            r"C:\a.safetensors".parse(),
+            Ok(choice(r"C:\a.safetensors", 1.0))
+        );
         assert!("a.safetensors:much".parse::<LoraChoice>().is_err());
         assert!("a.safetensors:inf".parse::<LoraChoice>().is_err());
     }

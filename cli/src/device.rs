@@ -90,7 +90,9 @@ impl DeviceChoice {
                 let first = backends.iter().find_map(|b| b.devices.first().cloned());
                 return match first {
                     Some(device) => Ok(device),
-                    None => wrong("no device: this build has no CPU backend and found no GPU; build it with the feature `flex`"),
+                    None => wrong(
+                        "no device: this build has no CPU backend and found no GPU; build it with the feature `flex`",
+                    ),
                 };
             }
             Self::Cpu => ("cpu", 0),

@@ -30,7 +30,11 @@ pub fn run(common: &Common) -> Value {
             .collect();
             if !common.json {
                 let chosen = if first { "  (auto)" } else { "" };
-                let about = if several { String::new() } else { format!("{cores} cores, ") };
+                let about = if several {
+                    String::new()
+                } else {
+                    format!("{cores} cores, ")
+                };
                 println!("{name:8} {about}{}{chosen}", precisions.join(" "));
             }
             all.push(json!({ "name": name, "precisions": precisions, "auto": first }));

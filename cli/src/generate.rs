@@ -5,7 +5,9 @@ use anyhow::Context;
 use clip_text::Prompt;
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use lora_core::Lora;
-use sd_pipeline::{InitImage, OpenOptions, PipelineError, Progress, Request, RngKind, StableDiffusion};
+use sd_pipeline::{
+    InitImage, OpenOptions, PipelineError, Progress, Request, RngKind, StableDiffusion,
+};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Generate, Model, Prediction, Rng};

@@ -24,7 +24,10 @@ fn text(file: &Path, summary: &Summary) -> String {
     let list = |items: Vec<String>| items.join(", ");
     let mut lines = vec![file.display().to_string()];
     let mut line = |key: &str, value: String| lines.push(format!("  {key:<14} {value}"));
-    line("dialect", list(summary.spellings.iter().map(ToString::to_string).collect()));
+    line(
+        "dialect",
+        list(summary.spellings.iter().map(ToString::to_string).collect()),
+    );
     line("numbers", list(summary.dtypes.iter().cloned().collect()));
     line("parameters", summary.parameters.to_string());
     for (component, own) in &summary.components {
@@ -52,7 +55,11 @@ fn text(file: &Path, summary: &Summary) -> String {
 
 fn component_text(own: &ComponentSummary) -> String {
     let ranks: Vec<String> = own.ranks.keys().map(ToString::to_string).collect();
-    let alphas: Vec<String> = own.alphas.iter().map(|(alpha, _)| alpha.to_string()).collect();
+    let alphas: Vec<String> = own
+        .alphas
+        .iter()
+        .map(|(alpha, _)| alpha.to_string())
+        .collect();
     let convolutions = match own.convolutions {
         0 => String::new(),
         count => format!(", {count} of them convolutions"),

@@ -46,7 +46,10 @@ fn main() -> ExitCode {
         Err(failure) => {
             let status = failure.status();
             if json {
-                println!("{}", json!({ "error": failure.to_string(), "status": status }));
+                println!(
+                    "{}",
+                    json!({ "error": failure.to_string(), "status": status })
+                );
             }
             eprintln!("error: {failure}");
             ExitCode::from(status)

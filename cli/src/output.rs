@@ -67,7 +67,9 @@ impl PictureFiles {
         let Some(out) = out else {
             return Ok(named(&format!("samecast-{seed}.png")));
         };
-        let slash = out.to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
+        let slash = out
+            .to_string_lossy()
+            .ends_with(['/', std::path::MAIN_SEPARATOR]);
         if out.is_dir() || slash {
             fs::create_dir_all(out)
                 .with_context(|| format!("--out {}: cannot be made", out.display()))

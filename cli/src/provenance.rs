@@ -134,7 +134,10 @@ pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) 
         RngKind::Philox => "NV",
     };
     fields.push(("RNG", rng.into()));
-    fields.push(("Version", concat!("samecast ", env!("CARGO_PKG_VERSION")).into()));
+    fields.push((
+        "Version",
+        concat!("samecast ", env!("CARGO_PKG_VERSION")).into(),
+    ));
     let fields: Vec<String> = fields
         .into_iter()
         .map(|(key, value)| format!("{key}: {}", quoted(value)))

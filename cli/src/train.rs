@@ -33,7 +33,9 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
     let file = args.model.model.is_file();
     let base = Base {
         name: name_of(&args.model.model),
-        sha256: file.then(|| provenance::sha256(&args.model.model).ok()).flatten(),
+        sha256: file
+            .then(|| provenance::sha256(&args.model.model).ok())
+            .flatten(),
         tokenizer: model.tokenizer,
         text_encoder: model.text_encoder,
         unet: model.unet,
@@ -163,7 +165,10 @@ fn config(args: &Train) -> Result<TrainConfig, Failure> {
     set(&mut config.learning_rate, &args.learning_rate);
     set(&mut config.warmup_steps, &args.warmup_steps);
     set(&mut config.batch_size, &args.batch_size);
-    set(&mut config.gradient_accumulation, &args.gradient_accumulation);
+    set(
+        &mut config.gradient_accumulation,
+        &args.gradient_accumulation,
+    );
     set(&mut config.resolution, &args.resolution);
     set(&mut config.weight_decay, &args.weight_decay);
     set(&mut config.clip_skip, &args.clip_skip);
@@ -221,16 +226,30 @@ fn tell_of(dataset: &Dataset, trigger: &str, console: &Console) {
         dataset.samples.iter().filter(of_it).count()
     };
     let pictures = dataset.samples.len();
-    console.note(format_args!("{pictures} pictures in {}", dataset.folder.display()));
+    console.note(format_args!(
+        "{pictures} pictures in {}",
+        dataset.folder.display()
+    ));
     if pictures < 15 {
-        console.note("note: 15 to 20 pictures are the least that make a good character, 30 to 50 are better");
+        console.note(
+            "note: 15 to 20 pictures are the least that make a good character, 30 to 50 are better",
+        );
     }
     for (source, text) in [
-        (CaptionSource::Trigger, "have no caption: they get the trigger word alone"),
-        (CaptionSource::FileAndTrigger, "have captions without the trigger word: it is put in front"),
+        (
+            CaptionSource::Trigger,
+            "have no caption: they get the trigger word alone",
+        ),
+        (
+            CaptionSource::FileAndTrigger,
+            "have captions without the trigger word: it is put in front",
+        ),
     ] {
         if count(source) > 0 {
-            console.note(format_args!("note: {} of them {text} ({trigger})", count(source)));
+            console.note(format_args!(
+                "note: {} of them {text} ({trigger})",
+                count(source)
+            ));
         }
     }
     for file in &dataset.ignored {

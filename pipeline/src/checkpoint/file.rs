@@ -1,0 +1,519 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, FloatDType, TensorData};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use pytorch_reader::PytorchReader;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::convert::{StoredType, Weight, in_order, transposed};
+use super::{CheckpointError, pickle};
+
+/// The largest header that the safetensors format allows.
+const MAX_HEADER: u64 = 100_000_000;
+/// The largest JSON file that is read beside the weights.
+const MAX_JSON: u64 = 64 << 20;
+
+/// Named tensors in a file, or in the shards of one: safetensors by memory map, PyTorch's `.ckpt`, `.bin` and `.pt` without running any
+/// code of theirs. Opening reads names and shapes alone.
+///
+/// The kind is told by the content, never by the name.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    /// The bytes of a safetensors file; a pickle's tensors bring their own access.
+    map: Option<Mmap>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    dtype: StoredType,
+    shape: Vec<usize>,
+    shard: usize,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Mapped(Range<usize>),
+    Pickled(pytorch_reader::Tensor),
+}
+
+impl TensorFile {
+    /// Opens a file, or, if its name ends in `.index.json`, the shards that it lists.
+    ///
+    /// # Errors
+    /// If the file is missing, cut short, damaged, or no tensor file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut file = Self {
+            path: path.to_owned(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        // diffusers puts a variant before the ending: `….index.fp16.json`.
+        if name.ends_with(".json") && name.contains(".index.") {
+            file.add_index(path)?;
+        } else {
+            file.add(path)?;
+        }
+        Ok(file)
+    }
+
+    /// The file that was opened: for shards, their index.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that hold the tensors: one, or all shards.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.path.as_path())
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor's extents, outermost first.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(name)?.shape)
+    }
+
+    /// The type of a tensor's values.
+    pub fn dtype(&self, name: &str) -> Option<StoredType> {
+        Some(self.tensors.get(name)?.dtype)
+    }
+
+    /// Reads a tensor of floating-point numbers as `dtype`, on all cores.
+    ///
+    /// # Errors
+    /// If there is none of this name, if its values are no floats, or if the file cannot be read.
+    pub fn read(&self, name: &str, dtype: FloatDType) -> Result<TensorData, CheckpointError> {
+        let shape = self.shape(name).unwrap_or_default().to_vec();
+        self.read_as(name, dtype, &shape, false)
+    }
+
+    /// Reads a tensor as f32, in row-major order.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read`].
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        let tensor = self.stored(name)?;
+        Ok(in_order(&self.bytes(name, tensor)?, tensor.dtype))
+    }
+
+    /// As [`TensorFile::read`], under another shape of as many numbers, and a matrix transposed if so asked.
+    pub(super) fn read_as(
+        &self,
+        name: &str,
+        dtype: FloatDType,
+        shape: &[usize],
+        transpose: bool,
+    ) -> Result<TensorData, CheckpointError> {
+        let tensor = self.stored(name)?;
+        if numbers(shape) != numbers(&tensor.shape) {
+            return Err(CheckpointError::Shape {
+                path: self.path.clone(),
+                key: name.to_owned(),
+                expected: shape.to_vec(),
+                found: tensor.shape.clone(),
+            });
+        }
+        let bytes = self.bytes(name, tensor)?;
+        let stored = tensor.dtype;
+        Ok(match dtype {
+            FloatDType::F16 => data::<f16>(&bytes, stored, shape, transpose),
+            FloatDType::BF16 => data::<bf16>(&bytes, stored, shape, transpose),
+            FloatDType::F32 | FloatDType::Flex32 => data::<f32>(&bytes, stored, shape, transpose),
+            FloatDType::F64 => {
+                data::<f32>(&bytes, stored, shape, transpose).convert_dtype(DType::F64)
+            }
+        })
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored, CheckpointError> {
+        let missing = || CheckpointError::MissingKeys {
+            path: self.path.clone(),
+            keys: vec![name.to_owned()],
+        };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        match tensor.dtype {
+            StoredType::Other(found) => Err(CheckpointError::Dtype {
+                path: self.path.clone(),
+                key: name.to_owned(),
+                found: found.to_owned(),
+            }),
+            _ => Ok(tensor),
+        }
+    }
+
+    /// The tensor's bytes, as many as its shape and type ask for.
+    fn bytes(&self, name: &str, tensor: &Stored) -> Result<Cow<'_, [u8]>, CheckpointError> {
+        let shard = &self.shards[tensor.shard];
+        let wanted = numbers(&tensor.shape) * tensor.dtype.size();
+        let bytes = match &tensor.place {
+            Place::Mapped(range) => shard
+                .map
+                .as_deref()
+                .and_then(|map| map.get(range.clone()))
+                .map(Cow::Borrowed),
+            Place::Pickled(pickled) => Some(Cow::Owned(pickled.read().map_err(|e| {
+                CheckpointError::Damaged {
+                    path: shard.path.clone(),
+                    reason: e.to_string(),
+                }
+            })?)),
+        };
+        bytes
+            .filter(|bytes| bytes.len() == wanted)
+            .ok_or_else(|| CheckpointError::Damaged {
+                path: shard.path.clone(),
+                reason: format!(
+                    "`{name}` does not have the {wanted} bytes that its shape asks for"
+                ),
+            })
+    }
+
+    fn add_index(&mut self, path: &Path) -> Result<(), CheckpointError> {
+        let index = read_json(path)?;
+        let config = |reason: String| CheckpointError::Config {
+            path: path.to_owned(),
+            reason,
+        };
+        let map = index
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| {
+                config("expected an object `weight_map` of tensor names and files".to_owned())
+            })?;
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, shard) in map {
+            let shard = shard
+                .as_str()
+                .filter(|shard| {
+                    // A file beside the index, and nothing elsewhere.
+                    Path::new(shard).file_name() == Some(shard.as_ref()) && !shard.contains('\\')
+                })
+                .ok_or_else(|| {
+                    config(format!(
+                        "`{name}`: expected the name of a file beside the index, found {shard}"
+                    ))
+                })?;
+            shards.entry(shard).or_default().push(name);
+        }
+        if shards.is_empty() {
+            return Err(config("`weight_map` is empty".to_owned()));
+        }
+        for (shard, names) in shards {
+            let shard = path.with_file_name(shard);
+            self.add(&shard)?;
+            let keys: Vec<String> = names
+                .into_iter()
+                .filter(|name| !self.contains(name))
+                .map(str::to_owned)
+                .collect();
+            if !keys.is_empty() {
+                return Err(CheckpointError::MissingKeys { path: shard, keys });
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), CheckpointError> {
+        let map = map(path)?;
+        let (map, tensors) = match kind(path, &map)? {
+            Kind::Safetensors => {
+                let tensors = safetensors(path, &map)?;
+                (Some(map), tensors)
+            }
+            Kind::Pytorch => (None, pytorch(path, &map)?),
+        };
+        if tensors.is_empty() {
+            return Err(CheckpointError::NotAModel {
+                path: path.to_owned(),
+                found: "holds no tensors".to_owned(),
+            });
+        }
+        let shard = self.shards.len();
+        self.shards.push(Shard {
+            path: path.to_owned(),
+            map,
+        });
+        for (name, mut tensor) in tensors {
+            tensor.shard = shard;
+            if let Some(other) = self.tensors.insert(name.clone(), tensor) {
+                return Err(CheckpointError::Damaged {
+                    path: path.to_owned(),
+                    reason: format!(
+                        "`{name}` is in `{}` too",
+                        self.shards[other.shard].path.display()
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn numbers(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
+
+fn data<T: Weight>(
+    bytes: &[u8],
+    stored: StoredType,
+    shape: &[usize],
+    transpose: bool,
+) -> TensorData {
+    match *shape {
+        [rows, columns] if transpose => TensorData::new(
+            transposed::<T>(bytes, stored, [rows, columns]),
+            [columns, rows],
+        ),
+        _ => TensorData::new(in_order::<T>(bytes, stored), shape),
+    }
+}
+
+enum Kind {
+    Safetensors,
+    Pytorch,
+}
+
+fn map(path: &Path) -> Result<Mmap, CheckpointError> {
+    let io = |source| CheckpointError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => CheckpointError::NotFound {
+            path: path.to_owned(),
+        },
+        _ => io(source),
+    })?;
+    let metadata = file.metadata().map_err(io)?;
+    let not_a_model = |found: &str| CheckpointError::NotAModel {
+        path: path.to_owned(),
+        found: found.to_owned(),
+    };
+    if !metadata.is_file() {
+        return Err(not_a_model("is no file"));
+    }
+    if metadata.len() == 0 {
+        return Err(not_a_model("is empty; download it again"));
+    }
+    map_read_only(&file).map_err(io)
+}
+
+/// The one `unsafe` of this crate: without a map, a checkpoint would be in memory twice.
+fn map_read_only(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the map is read-only and private to `TensorFile`, which hands out copies of its bytes, never references. What a map cannot
+    // rule out is that another process changes the file meanwhile: the numbers read would then be others, or the read end in SIGBUS where
+    // the file got shorter, as in every program that maps its model. Every bit pattern is a valid `u8`, and all lengths and offsets are
+    // checked against the map's own length.
+    #[allow(unsafe_code)]
+    unsafe {
+        Mmap::map(file)
+    }
+}
+
+/// Tells the kind of file by its first bytes.
+fn kind(path: &Path, bytes: &[u8]) -> Result<Kind, CheckpointError> {
+    let found = if let Some(header) = header_length(bytes) {
+        let expected = header + 8;
+        if bytes.get(8) == Some(&b'{') {
+            return if expected > bytes.len() as u64 {
+                Err(CheckpointError::Truncated {
+                    path: path.to_owned(),
+                    expected,
+                    found: bytes.len() as u64,
+                })
+            } else {
+                Ok(Kind::Safetensors)
+            };
+        }
+        None
+    } else {
+        None
+    };
+    let start = bytes.trim_ascii_start();
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    let found = found.unwrap_or(if start.starts_with(b"<") {
+        "is a web page, not a model: the download went wrong, or the site asks to log in"
+    } else if start.starts_with(b"version https://git-lfs") {
+        "is a Git LFS pointer, not the model itself: run `git lfs pull`, or download the file"
+    } else if start.starts_with(b"{") {
+        "is a JSON text, not a model"
+    } else if bytes.starts_with(b"GGUF") {
+        "is a GGUF file, which is not supported: get the model as safetensors"
+    } else if bytes.iter().take(512).all(|&byte| byte == 0) {
+        "starts with zeros: the download was interrupted; download it again"
+    } else if bytes.starts_with(b"PK")
+        || bytes.get(257..262) == Some(b"ustar")
+        || matches!(bytes[0], 0x80 | b'(' | b'}' | b']' | b'c' | b'L')
+    {
+        return Ok(Kind::Pytorch);
+    } else {
+        "is neither a safetensors nor a PyTorch file"
+    });
+    Err(CheckpointError::NotAModel {
+        path: path.to_owned(),
+        found: found.to_owned(),
+    })
+}
+
+/// The length that a safetensors file's first eight bytes state, if it is a possible one.
+fn header_length(bytes: &[u8]) -> Option<u64> {
+    let length = u64::from_le_bytes(*bytes.first_chunk()?);
+    (length <= MAX_HEADER).then_some(length)
+}
+
+fn safetensors(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, CheckpointError> {
+    let (header, metadata) =
+        SafeTensors::read_metadata(bytes).map_err(|error| match promised(bytes) {
+            Some(expected) if expected > bytes.len() as u64 => CheckpointError::Truncated {
+                path: path.to_owned(),
+                expected,
+                found: bytes.len() as u64,
+            },
+            _ => CheckpointError::Damaged {
+                path: path.to_owned(),
+                reason: format!("its safetensors header does not fit the file ({error})"),
+            },
+        })?;
+    Ok(metadata
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| {
+            let (start, end) = info.data_offsets;
+            let tensor = Stored {
+                dtype: match info.dtype {
+                    Dtype::F64 => StoredType::F64,
+                    Dtype::F32 => StoredType::F32,
+                    Dtype::F16 => StoredType::F16,
+                    Dtype::BF16 => StoredType::BF16,
+                    Dtype::BOOL => StoredType::Other("bool"),
+                    Dtype::I64 => StoredType::Other("int64"),
+                    Dtype::I32 => StoredType::Other("int32"),
+                    Dtype::I8 | Dtype::I16 => StoredType::Other("short integer"),
+                    Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64 => {
+                        StoredType::Other("unsigned integer")
+                    }
+                    Dtype::F8_E4M3 | Dtype::F8_E5M2 => StoredType::Other("8-bit float"),
+                    _ => StoredType::Other("quantized"),
+                },
+                shape: info.shape.clone(),
+                shard: 0,
+                // `read_metadata` has checked that these lie within the file.
+                place: Place::Mapped(8 + header + start..8 + header + end),
+            };
+            (name, tensor)
+        })
+        .collect())
+}
+
+/// The length that a safetensors header promises of its file.
+fn promised(bytes: &[u8]) -> Option<u64> {
+    let header = header_length(bytes)?;
+    let Some(text) = bytes.get(8..8 + usize::try_from(header).ok()?) else {
+        return Some(8 + header);
+    };
+    let header_json: Value = serde_json::from_slice(text).ok()?;
+    let end = header_json
+        .as_object()?
+        .values()
+        .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64())
+        .max()?;
+    end.checked_add(8 + header)
+}
+
+fn pytorch(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, CheckpointError> {
+    pickle::check(path, bytes)?;
+    let reader = PytorchReader::new(path).map_err(|e| CheckpointError::Damaged {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })?;
+    let tensors = reader.into_tensors();
+    // PyTorch Lightning's checkpoints hold the optimizer's state and more beside the weights.
+    const WEIGHTS: &str = "state_dict.";
+    let nested = tensors.keys().any(|name| name.starts_with(WEIGHTS));
+    let mut found = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let name = match name.strip_prefix(WEIGHTS) {
+            Some(inner) => inner.to_owned(),
+            None if nested => continue,
+            None => name,
+        };
+        // A view of stride 0 can be of any size in a file of any size; no weight is one.
+        if tensor.byte_len() > bytes.len() {
+            return Err(CheckpointError::Damaged {
+                path: path.to_owned(),
+                reason: format!(
+                    "`{name}` of shape {:?} is larger than the whole file",
+                    tensor.shape()
+                ),
+            });
+        }
+        use pytorch_reader::DType::*;
+        let dtype = match tensor.dtype() {
+            F64 => StoredType::F64,
+            F32 => StoredType::F32,
+            F16 => StoredType::F16,
+            BF16 => StoredType::BF16,
+            I64 => StoredType::Other("int64"),
+            I32 => StoredType::Other("int32"),
+            I16 | I8 => StoredType::Other("short integer"),
+            U64 | U32 | U16 | U8 => StoredType::Other("unsigned integer"),
+            Bool => StoredType::Other("bool"),
+        };
+        let stored = Stored {
+            dtype,
+            shape: tensor.shape().to_vec(),
+            shard: 0,
+            place: Place::Pickled(tensor),
+        };
+        found.push((name, stored));
+    }
+    Ok(found)
+}
+
+/// Reads a JSON file of moderate size.
+pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => CheckpointError::NotFound {
+            path: path.to_owned(),
+        },
+        _ => CheckpointError::Io {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let config = |reason: String| CheckpointError::Config {
+        path: path.to_owned(),
+        reason,
+    };
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size > MAX_JSON {
+        return Err(config(format!("{size} bytes are too many for a JSON file")));
+    }
+    let text = std::fs::read(path).map_err(io)?;
+    serde_json::from_slice(&text).map_err(|e| config(format!("expected a JSON text: {e}")))
+}

@@ -1,0 +1,319 @@
+use std::ops::ControlFlow;
+
+use burn::tensor::{FloatDType, Tensor, TensorData};
+use clip_text::{EncodeOptions, Prompt, encode};
+use image::RgbImage;
+use sd_diffusion::{Noise, PhiloxRng, Sampler, SamplerKind, Schedule, Step, TorchRng, guide};
+use sd_unet::Conditioning;
+
+use crate::resize::lanczos;
+use crate::{PipelineError, StableDiffusion};
+
+/// What to draw, and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What the picture shows, in A1111's grammar.
+    pub prompt: String,
+    /// What it does not.
+    pub negative: String,
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// How it spreads its noise levels.
+    pub schedule: Schedule,
+    /// Its steps.
+    pub steps: usize,
+    /// Strength of the classifier-free guidance; at 1 there is none.
+    pub cfg: f64,
+    /// Seed of the random generator.
+    pub seed: u64,
+    /// Which random generator.
+    pub rng: RngKind,
+    /// Width in pixels, a multiple of the VAE's cell (8).
+    pub width: usize,
+    /// Height in pixels, a multiple of the VAE's cell (8).
+    pub height: usize,
+    /// Pictures in one batch.
+    pub count: usize,
+    /// CLIP layers counted from the end, as A1111 counts: 1 takes the last.
+    pub clip_skip: usize,
+    /// A picture to start from.
+    pub init: Option<InitImage>,
+}
+
+/// A picture to start from.
+#[derive(Clone, Debug)]
+pub struct InitImage {
+    /// The picture; it is scaled to the request's width and height, by Lanczos as in diffusers.
+    pub picture: RgbImage,
+    /// How much of the noise schedule is run: 0 leaves the picture, 1 forgets it.
+    pub strength: f64,
+}
+
+/// Whose random numbers a seed means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RngKind {
+    /// torch's on the CPU, as diffusers and ComfyUI use it.
+    #[default]
+    Torch,
+    /// torch's on CUDA, as A1111 uses it.
+    Philox,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            prompt: String::new(),
+            negative: String::new(),
+            sampler: SamplerKind::Dpmpp2m,
+            schedule: Schedule::Karras,
+            steps: 28,
+            cfg: 7.0,
+            seed: 0,
+            rng: RngKind::Torch,
+            width: 512,
+            height: 512,
+            count: 1,
+            clip_skip: 1,
+            init: None,
+        }
+    }
+}
+
+/// How far a picture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The text is encoded.
+    Encoded,
+    /// So many of the evaluations of the UNet are done.
+    Step {
+        /// Done.
+        done: usize,
+        /// Of so many.
+        of: usize,
+    },
+    /// The pictures are decoded.
+    Decoded,
+}
+
+/// The pictures of one request.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// The pictures, as many as were asked for.
+    pub pictures: Vec<RgbImage>,
+    /// The latents before they were decoded, `[count, channels, height / 8, width / 8]`.
+    pub latents: Tensor<4>,
+}
+
+impl StableDiffusion {
+    /// Draws pictures. `progress` hears of each stage, and may break off.
+    ///
+    /// One generator draws for the whole batch, as in diffusers, so its pictures depend on `count`.
+    ///
+    /// # Errors
+    /// If a value of the request is out of its range, or `progress` broke off.
+    pub fn generate(
+        &self,
+        request: &Request,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Generated, PipelineError> {
+        let mut tell = |now| match progress(now) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(PipelineError::Stopped),
+        };
+        self.check(request)?;
+        let mut sampler = Sampler::new(request.sampler, request.schedule, &self.scheduler)?;
+        let steps = match &request.init {
+            Some(init) => sampler.image_steps(request.steps, init.strength)?,
+            None => sampler.steps(request.steps)?,
+        };
+        let conditioning = self.conditioning(request);
+        tell(Progress::Encoded)?;
+
+        let mut noise: Box<dyn Noise> = match request.rng {
+            RngKind::Torch => Box::new(TorchRng::new(request.seed)),
+            RngKind::Philox => Box::new(PhiloxRng::new(request.seed)),
+        };
+        let mut latent = self.first_latent(request, &sampler, &steps, noise.as_mut());
+        for (index, step) in steps.iter().enumerate() {
+            let scaled = sampler.scale(latent.clone(), step);
+            let predicted = self.predict(scaled, step, request.cfg, &conditioning);
+            latent = sampler.step(latent, predicted, step, noise.as_mut());
+            tell(Progress::Step {
+                done: index + 1,
+                of: steps.len(),
+            })?;
+        }
+        let mut pictures = Vec::with_capacity(request.count);
+        for one in latent.clone().split(1, 0) {
+            pictures.push(to_picture(self.vae.decode(one)));
+        }
+        tell(Progress::Decoded)?;
+        Ok(Generated {
+            pictures,
+            latents: latent,
+        })
+    }
+
+    /// Makes sure that a request's values are in their ranges.
+    ///
+    /// # Errors
+    /// Names the option that is not.
+    pub fn check(&self, request: &Request) -> Result<(), PipelineError> {
+        let refuse = |option, found: String, expected: String| {
+            Err(PipelineError::Option {
+                option,
+                found,
+                expected,
+            })
+        };
+        let cell = self.vae.config().pixels_per_cell();
+        for (option, value) in [("width", request.width), ("height", request.height)] {
+            if value == 0 || !value.is_multiple_of(cell) || value > 16_384 {
+                let expected = format!("a multiple of {cell} up to 16384");
+                return refuse(option, value.to_string(), expected);
+            }
+        }
+        for (option, value) in [("steps", request.steps), ("count", request.count)] {
+            if value == 0 {
+                return refuse(option, "0".into(), "1 or more".into());
+            }
+        }
+        if !request.cfg.is_finite() || request.cfg < 1.0 {
+            return refuse(
+                "cfg",
+                request.cfg.to_string(),
+                "1 (no guidance) or more".into(),
+            );
+        }
+        let layers = self.text_encoder.layers();
+        if !(1..=layers).contains(&request.clip_skip) {
+            let expected = format!("1 to {layers}, the layers of the text encoder,");
+            return refuse("clip-skip", request.clip_skip.to_string(), expected);
+        }
+        if let Some(init) = &request.init
+            && !(0.0..=1.0).contains(&init.strength)
+        {
+            return refuse("strength", init.strength.to_string(), "0 to 1".into());
+        }
+        Ok(())
+    }
+
+    /// The prompt's embedding for each picture; before it, where there is guidance, the negative's for each.
+    ///
+    /// As in diffusers, clip skip is for the prompt alone: the negative's embedding is always the last layer's.
+    fn conditioning(&self, request: &Request) -> Conditioning {
+        let (prompt, negative) = (
+            Prompt::parse(&request.prompt),
+            Prompt::parse(&request.negative),
+        );
+        let options = EncodeOptions {
+            clip_skip: request.clip_skip,
+            ..EncodeOptions::default()
+        };
+        let chunks = |prompt: &Prompt| {
+            let chunking = options.chunking(&self.text_encoder, &self.tokenizer);
+            prompt.chunks(&self.tokenizer, &chunking).chunks.len()
+        };
+        let embed = |prompt: &Prompt, clip_skip, min_chunks| {
+            let options = EncodeOptions {
+                clip_skip,
+                min_chunks,
+                ..options
+            };
+            encode(&self.text_encoder, &self.tokenizer, &[prompt], &options)
+                .hidden
+                .repeat_dim(0, request.count)
+        };
+        let text = if guided(request.cfg) {
+            let longest = chunks(&prompt).max(chunks(&negative));
+            let negative = embed(&negative, 1, longest);
+            let prompt = embed(&prompt, request.clip_skip, longest);
+            Tensor::cat(vec![negative, prompt], 0)
+        } else {
+            embed(&prompt, request.clip_skip, 1)
+        };
+        Conditioning::text(text)
+    }
+
+    /// The latent that the first step takes: noise alone, or the given picture under noise.
+    fn first_latent(
+        &self,
+        request: &Request,
+        sampler: &Sampler,
+        steps: &[Step],
+        noise: &mut dyn Noise,
+    ) -> Tensor<4> {
+        let device = self.device();
+        let cell = self.vae.config().pixels_per_cell();
+        let channels = self.vae.config().latent_channels;
+        let shape = [
+            request.count,
+            channels,
+            request.height / cell,
+            request.width / cell,
+        ];
+        let mut draw = |shape: [usize; 4]| {
+            let values = noise.normal(shape.iter().product());
+            Tensor::<4>::from_data(TensorData::new(values, shape), &device)
+        };
+        match (&request.init, steps.first()) {
+            (Some(init), Some(first)) => {
+                let picture = lanczos(&init.picture, request.width as u32, request.height as u32);
+                let posterior = self.vae.encode(from_picture(&picture, &device));
+                let one = [1, shape[1], shape[2], shape[3]];
+                let latent = posterior.sample(draw(one)).repeat_dim(0, request.count);
+                sampler.add_noise(latent, draw(shape), first)
+            }
+            _ => sampler.initial(draw(shape)),
+        }
+    }
+
+    /// The model's prediction with guidance, in one evaluation; the latent stays f32 whatever the model is.
+    fn predict(
+        &self,
+        latent: Tensor<4>,
+        step: &Step,
+        cfg: f64,
+        conditioning: &Conditioning,
+    ) -> Tensor<4> {
+        let latent = latent.cast(self.dtype);
+        let predict = |latent| {
+            self.unet
+                .forward(latent, step.timestep, conditioning)
+                .cast(FloatDType::F32)
+        };
+        if guided(cfg) {
+            guide(predict(latent.repeat_dim(0, 2)), cfg)
+        } else {
+            predict(latent)
+        }
+    }
+}
+
+fn guided(cfg: f64) -> bool {
+    cfg > 1.0
+}
+
+/// `[1, 3, height, width]` in `[-1, 1]`.
+fn from_picture(picture: &RgbImage, device: &burn::tensor::Device) -> Tensor<4> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let values: Vec<f32> = picture
+        .as_raw()
+        .iter()
+        .map(|&value| f32::from(value) / 127.5 - 1.0)
+        .collect();
+    Tensor::<4>::from_data(TensorData::new(values, [1, height, width, 3]), device)
+        .permute([0, 3, 1, 2])
+}
+
+/// One picture of a `[1, 3, height, width]` tensor in about `[-1, 1]`.
+fn to_picture(image: Tensor<4>) -> RgbImage {
+    let [_, _, height, width] = image.dims();
+    let bytes = ((image / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0)
+        .permute([0, 2, 3, 1])
+        .into_data()
+        .iter::<f32>()
+        .map(|value| value.round_ties_even() as u8)
+        .collect();
+    RgbImage::from_raw(width as u32, height as u32, bytes).expect("three bytes a pixel")
+}

@@ -1,0 +1,32 @@
+//! Stable Diffusion 1.x from a checkpoint to pictures: opens a diffusers folder or a single file, and composes text encoder, UNet, VAE and sampler.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use burn::tensor::FloatDType;
+//! use sd_pipeline::{OpenOptions, Request, StableDiffusion};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let device = parity::device();
+//! let model = StableDiffusion::open("realistic-vision.safetensors", &OpenOptions::default(), FloatDType::F32, &device)?;
+//! let mira = lora_core::Lora::open("mira.safetensors")?;
+//! let model = model.with_lora(&mira, 0.8)?;
+//! let request = Request { prompt: "mychar001 reads under a tree".into(), seed: 7, ..Request::default() };
+//! let made = model.generate(&request, |_| ControlFlow::Continue(()))?;
+//! made.pictures[0].save("mira-reads.png")?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod checkpoint;
+mod error;
+mod generate;
+mod model;
+mod resize;
+
+pub use checkpoint::{
+    Checkpoint, CheckpointError, CheckpointOptions, Layout, Part, StoredType, TensorFile, Weights,
+    load_module,
+};
+pub use error::PipelineError;
+pub use generate::{Generated, InitImage, Progress, Request, RngKind};
+pub use model::{OpenOptions, StableDiffusion};

@@ -1,0 +1,128 @@
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType};
+use clip_text::{ClipTextConfig, ClipTextModel, Tokenizer};
+use lora_core::{Component, Lora};
+use sd_diffusion::{PredictionType, SchedulerConfig};
+use sd_unet::{UNet2DConditionModel, UNetConfig};
+use sd_vae::{AutoencoderKL, VaeConfig};
+
+use crate::{Checkpoint, CheckpointOptions, Part, PipelineError};
+
+/// A Stable Diffusion 1.x model with all its parts on one device.
+#[derive(Clone, Debug)]
+pub struct StableDiffusion {
+    /// Words to tokens.
+    pub tokenizer: Tokenizer,
+    /// Tokens to an embedding.
+    pub text_encoder: ClipTextModel,
+    /// The denoiser.
+    pub unet: UNet2DConditionModel,
+    /// Latents to pictures and back.
+    pub vae: AutoencoderKL,
+    /// The noise schedule that the model was trained with.
+    pub scheduler: SchedulerConfig,
+    /// The number type of the text encoder and the UNet; the VAE is f32, since some overflow in f16.
+    pub dtype: FloatDType,
+}
+
+/// How a model is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// A VAE in place of the checkpoint's own: a file or a folder.
+    pub vae: Option<PathBuf>,
+    /// A folder with the tokenizer's files, in place of the checkpoint's own. A single file has none, and means CLIP's.
+    pub tokenizer: Option<PathBuf>,
+    /// What the model predicts, where its files do not say or are wrong.
+    pub prediction_type: Option<PredictionType>,
+}
+
+impl StableDiffusion {
+    /// Opens a diffusers folder or a single file: see [`Checkpoint::open`].
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or of another architecture.
+    pub fn open(
+        path: impl AsRef<Path>,
+        options: &OpenOptions,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Result<Self, PipelineError> {
+        let checkpoint = Checkpoint::open(
+            path,
+            &CheckpointOptions {
+                vae: options.vae.clone(),
+            },
+        )?;
+        Self::load(&checkpoint, options, dtype, device)
+    }
+
+    /// Loads an opened checkpoint.
+    ///
+    /// # Errors
+    /// If the configurations fit no model of ours, or the weights do not fit them.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        options: &OpenOptions,
+        dtype: FloatDType,
+        device: &Device,
+    ) -> Result<Self, PipelineError> {
+        let path = || checkpoint.path().to_path_buf();
+        let unet = UNetConfig::from_value(checkpoint.config(Part::Unet)).map_err(|source| {
+            PipelineError::Unet {
+                path: path(),
+                source,
+            }
+        })?;
+        let vae = VaeConfig::from_value(checkpoint.config(Part::Vae)).map_err(|source| {
+            PipelineError::Vae {
+                path: path(),
+                source,
+            }
+        })?;
+        let text = checkpoint.config(Part::TextEncoder).to_string();
+        let text = ClipTextConfig::from_json(&text, path())?;
+        let tokenizer = match options.tokenizer.as_deref().or(checkpoint.tokenizer()) {
+            Some(folder) => Tokenizer::open(folder)?,
+            None => Tokenizer::built_in(),
+        };
+        tokenizer.check(&text)?;
+        let mut scheduler = match checkpoint.scheduler_config() {
+            Some(json) => SchedulerConfig::from_json(&json.to_string())?,
+            None => SchedulerConfig::default(),
+        };
+        if let Some(prediction_type) = options.prediction_type {
+            scheduler.prediction_type = prediction_type;
+        }
+        Ok(Self {
+            tokenizer,
+            text_encoder: checkpoint.load(Part::TextEncoder, text.init(device), dtype)?,
+            unet: checkpoint.load(Part::Unet, unet.init(device), dtype)?,
+            vae: checkpoint.load(Part::Vae, vae.init(device), FloatDType::F32)?,
+            scheduler,
+            dtype,
+        })
+    }
+
+    /// The same model with a LoRA at some strength. Several are put on one after the other.
+    ///
+    /// # Errors
+    /// If a key of the LoRA matches nothing in the model, or a shape differs.
+    pub fn with_lora(self, lora: &Lora, strength: f64) -> Result<Self, PipelineError> {
+        Ok(Self {
+            text_encoder: lora.merge(self.text_encoder, Component::TextEncoder, strength)?,
+            unet: lora.merge(self.unet, Component::Unet, strength)?,
+            ..self
+        })
+    }
+
+    /// The device that it is on.
+    pub fn device(&self) -> Device {
+        self.text_encoder
+            .devices()
+            .into_iter()
+            .next()
+            .expect("a model has weights, and they have a device")
+    }
+}

@@ -1,0 +1,212 @@
+//! `generate` against diffusers' own pipelines, picture by picture, on the small random model.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::tensor::FloatDType;
+use image::RgbImage;
+use parity::{Fixture, device, reference, relative_error, values};
+use sd_diffusion::PredictionType;
+use sd_pipeline::{InitImage, OpenOptions, PipelineError, Progress, Request, StableDiffusion};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    prompt: String,
+    negative: Option<String>,
+    sampler: String,
+    schedule: String,
+    steps: usize,
+    cfg: f64,
+    seed: u64,
+    width: usize,
+    height: usize,
+    clip_skip: usize,
+    loras: Vec<(String, f64)>,
+    init_image: Option<String>,
+    strength: Option<f64>,
+    count: usize,
+    prediction_type: PredictionType,
+    files: Vec<String>,
+}
+
+fn open() -> StableDiffusion {
+    let options = OpenOptions::default();
+    StableDiffusion::open(
+        reference().join("tiny-sd"),
+        &options,
+        FloatDType::F32,
+        &device(),
+    )
+    .expect("the small reference model")
+}
+
+fn picture(path: &Path) -> RgbImage {
+    image::open(path).expect("a reference picture").into_rgb8()
+}
+
+impl Case {
+    fn request(&self) -> Request {
+        Request {
+            prompt: self.prompt.clone(),
+            negative: self.negative.clone().unwrap_or_default(),
+            sampler: self.sampler.parse().unwrap(),
+            schedule: self.schedule.parse().unwrap(),
+            steps: self.steps,
+            cfg: self.cfg,
+            seed: self.seed,
+            width: self.width,
+            height: self.height,
+            count: self.count,
+            clip_skip: self.clip_skip,
+            init: self.init_image.as_ref().map(|file| InitImage {
+                picture: picture(&reference().join("pictures").join(file)),
+                strength: self.strength.expect("a strength beside the picture"),
+            }),
+            ..Request::default()
+        }
+    }
+
+    fn model(&self, plain: &StableDiffusion) -> StableDiffusion {
+        let mut model = plain.clone();
+        model.scheduler.prediction_type = self.prediction_type;
+        for (file, strength) in &self.loras {
+            let lora = lora_core::Lora::open(reference().join("lora").join(file)).unwrap();
+            model = model.with_lora(&lora, *strength).unwrap();
+        }
+        model
+    }
+}
+
+/// Mean and 99th percentile of the difference of two pictures' values.
+fn difference(ours: &RgbImage, theirs: &RgbImage) -> (f64, u8) {
+    assert_eq!(ours.dimensions(), theirs.dimensions());
+    let mut all: Vec<u8> = (ours.as_raw().iter().zip(theirs.as_raw()))
+        .map(|(a, b)| a.abs_diff(*b))
+        .collect();
+    all.sort_unstable();
+    let mean = all.iter().map(|&d| f64::from(d)).sum::<f64>() / all.len() as f64;
+    (mean, all[all.len() * 99 / 100])
+}
+
+#[test]
+fn every_picture_is_diffusers() {
+    let json = std::fs::read_to_string(reference().join("pictures.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(&json).unwrap();
+    assert!(cases.len() >= 50);
+    let (plain, latents) = (
+        open(),
+        Fixture::open(reference().join("pictures.safetensors")),
+    );
+    let mut failures = vec![];
+    for case in &cases {
+        let made = case
+            .model(&plain)
+            .generate(&case.request(), |_| ControlFlow::Continue(()))
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert_eq!(made.pictures.len(), case.files.len());
+        let latent = relative_error(&values(made.latents), latents.float(&case.name).1);
+        for (ours, file) in made.pictures.iter().zip(&case.files) {
+            let theirs = picture(&reference().join("pictures").join(file));
+            let (mean, most) = difference(ours, &theirs);
+            println!(
+                "{:28} latent {latent:.1e}  mean {mean:.3}  99 % {most}",
+                case.name
+            );
+            // Pictures alone would not tell euler from ddim; latents do.
+            if mean > 0.1 || most > 1 || latent > 2e-3 {
+                failures.push(file);
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+#[test]
+fn a_value_out_of_its_range_is_refused_by_name() {
+    let model = open();
+    let good = Request {
+        width: 64,
+        height: 64,
+        steps: 1,
+        ..Request::default()
+    };
+    for (request, option) in [
+        (
+            Request {
+                width: 60,
+                ..good.clone()
+            },
+            "--width",
+        ),
+        (
+            Request {
+                height: 0,
+                ..good.clone()
+            },
+            "--height",
+        ),
+        (
+            Request {
+                steps: 0,
+                ..good.clone()
+            },
+            "--steps",
+        ),
+        (
+            Request {
+                count: 0,
+                ..good.clone()
+            },
+            "--count",
+        ),
+        (
+            Request {
+                cfg: 0.5,
+                ..good.clone()
+            },
+            "--cfg",
+        ),
+        (
+            Request {
+                cfg: f64::NAN,
+                ..good.clone()
+            },
+            "--cfg",
+        ),
+        (
+            Request {
+                clip_skip: 99,
+                ..good.clone()
+            },
+            "--clip-skip",
+        ),
+    ] {
+        let error = model
+            .generate(&request, |_| ControlFlow::Continue(()))
+            .unwrap_err();
+        assert!(error.to_string().contains(option), "{error}");
+    }
+}
+
+#[test]
+fn the_caller_can_break_off_after_any_step() {
+    let request = Request {
+        width: 64,
+        height: 64,
+        steps: 20,
+        ..Request::default()
+    };
+    let mut heard = vec![];
+    let result = open().generate(&request, |progress| {
+        heard.push(progress);
+        match progress {
+            Progress::Step { done: 2, .. } => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert!(matches!(result, Err(PipelineError::Stopped)));
+    let steps = [1, 2].map(|done| Progress::Step { done, of: 20 });
+    assert_eq!(heard, [Progress::Encoded, steps[0], steps[1]]);
+}
