@@ -15,6 +15,7 @@ use crate::console::{Console, go_on};
 use crate::failure::{Blame, Failure, wrong};
 use crate::output::{PictureFiles, write_png};
 use crate::provenance::{self, Named};
+use crate::usage::{Stopwatch, memory_note, peak_memory};
 
 /// `samecast generate`
 pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
@@ -62,12 +63,14 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     });
     console.note(format_args!("opening {}", args.model.model.display()));
     let options = open_options(&args.model);
+    let mut watch = Stopwatch::start();
     let mut model = StableDiffusion::open(&args.model.model, &options, dtype, &device).input()?;
     model.check(&request).input()?;
     for (choice, lora) in &loras {
         model = model.with_lora(lora, choice.scale).input()?;
     }
 
+    let loading = watch.lap();
     let bar = console.bar("drawing", 0);
     let made = model.generate(&request, |progress| {
         if let Progress::Step { done, of } = progress {
@@ -77,6 +80,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         go_on()
     });
     bar.finish_and_clear();
+    let drawing = watch.lap();
     let made = match made {
         Ok(made) => made,
         Err(error @ PipelineError::Stopped) => return Err(error).work(),
@@ -112,7 +116,18 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         }
         written.push(path);
     }
-    Ok(json!({ "files": written, "seed": seed, "width": width, "height": height }))
+    console.note(format_args!(
+        "seed {seed}; opened in {loading} s, drawn in {drawing} s{}",
+        memory_note()
+    ));
+    Ok(json!({
+        "files": written,
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "seconds": { "opening": loading, "drawing": drawing },
+        "peak_memory_bytes": peak_memory(),
+    }))
 }
 
 /// How `--model` and its companions open a model.

@@ -10,6 +10,7 @@ mod lora;
 mod output;
 mod provenance;
 mod train;
+mod usage;
 
 use std::panic;
 use std::process::ExitCode;

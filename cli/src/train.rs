@@ -12,6 +12,7 @@ use crate::failure::{Blame, Failure, wrong};
 use crate::generate::open_options;
 use crate::output::check_parent;
 use crate::provenance;
+use crate::usage::{Stopwatch, memory_note, peak_memory};
 
 /// `samecast train`
 pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
@@ -67,7 +68,9 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
             state.display()
         ));
     }
+    let mut watch = Stopwatch::start();
     let losses = descend(&mut run, args, &state, &console)?;
+    let training = watch.lap();
 
     let name = name_of(&args.out);
     let dialect = match args.format {
@@ -91,6 +94,11 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
     if !common.json {
         println!("{}", args.out.display());
     }
+    console.note(format_args!(
+        "{} steps in {training} s{}",
+        losses.len(),
+        memory_note()
+    ));
     let last = losses.len().saturating_sub(50);
     let recent = &losses[last..];
     let mean = recent.iter().sum::<f32>() / recent.len().max(1) as f32;
@@ -99,6 +107,8 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
         "steps": run.done(),
         "pictures": dataset.samples.len(),
         "loss": mean,
+        "seconds": { "training": training },
+        "peak_memory_bytes": peak_memory(),
     }))
 }
 

@@ -184,3 +184,62 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn identity() -> Identity {
+        Identity(BTreeMap::from([("option seed".into(), "7".into())]))
+    }
+
+    fn factors() -> Vec<(Named, Option<[Tensor<2>; 2]>)> {
+        let tensor = |fill: f32| Tensor::<2>::full([2, 3], fill, &parity::device());
+        let moments = Some([tensor(0.5), tensor(0.25)]);
+        vec![(("unet.a.down".into(), tensor(1.0)), moments)]
+    }
+
+    fn read(path: &Path) -> Result<Saved, TrainError> {
+        let names = [("unet.a.down".into(), [2, 3])];
+        load(path, &identity(), &names, &parity::device())
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.state");
+        save(&path, &identity(), 4, factors().into_iter()).unwrap();
+        let saved = read(&path).unwrap();
+        assert_eq!(saved.done, 4);
+        let [first, second] = saved.factors[0].moments.clone().unwrap();
+        let all = [saved.factors[0].value.clone(), first, second];
+        let all = all.map(|tensor| parity::values(tensor)[0]);
+        assert_eq!(all, [1.0, 0.5, 0.25]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_garbled_state_is_an_error_that_names_the_file(
+            place in 0usize..400,
+            byte in any::<u8>(),
+            end in 0usize..600,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a.state");
+            save(&path, &identity(), 4, factors().into_iter()).unwrap();
+            let mut bytes = fs::read(&path).unwrap();
+            let whole = bytes.len();
+            if let Some(old) = bytes.get_mut(place) {
+                *old = byte;
+            }
+            bytes.truncate(end);
+            fs::write(&path, &bytes).unwrap();
+            match read(&path) {
+                Ok(_) => prop_assert_eq!(bytes.len(), whole),
+                Err(error) => prop_assert!(error.to_string().contains("a.state")),
+            }
+        }
+    }
+}
