@@ -28,9 +28,9 @@ pub struct Request {
     pub seed: u64,
     /// Which random generator.
     pub rng: RngKind,
-    /// Width in pixels, a multiple of the VAE's cell (8).
+    /// Width in pixels, a multiple of 8, or of the VAE's cell where that is larger.
     pub width: usize,
-    /// Height in pixels, a multiple of the VAE's cell (8).
+    /// Height in pixels, as the width.
     pub height: usize,
     /// Pictures in one batch.
     pub count: usize,
@@ -166,7 +166,8 @@ impl StableDiffusion {
                 expected,
             })
         };
-        let cell = self.vae.config().pixels_per_cell();
+        // diffusers asks for a multiple of 8 whatever the VAE is.
+        let cell = self.vae.config().pixels_per_cell().max(8);
         for (option, value) in [("width", request.width), ("height", request.height)] {
             if value == 0 || !value.is_multiple_of(cell) || value > 16_384 {
                 let expected = format!("a multiple of {cell} up to 16384");

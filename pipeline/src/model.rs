@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType};
 use clip_text::{ClipTextConfig, ClipTextModel, Tokenizer};
 use lora_core::{Component, Lora};
-use sd_diffusion::{PredictionType, SchedulerConfig};
+use sd_diffusion::{PredictionType, SchedulerConfig, TimestepSpacing};
 use sd_unet::{UNet2DConditionModel, UNetConfig};
 use sd_vae::{AutoencoderKL, VaeConfig};
 
@@ -90,7 +90,11 @@ impl StableDiffusion {
         tokenizer.check(&text)?;
         let mut scheduler = match checkpoint.scheduler_config() {
             Some(json) => SchedulerConfig::from_json(&json.to_string())?,
-            None => SchedulerConfig::default(),
+            // What diffusers saves for Stable Diffusion 1.5, so that a single file and a folder of one model give the same pictures.
+            None => SchedulerConfig {
+                timestep_spacing: Some(TimestepSpacing::Leading),
+                ..SchedulerConfig::default()
+            },
         };
         if let Some(prediction_type) = options.prediction_type {
             scheduler.prediction_type = prediction_type;

@@ -95,7 +95,7 @@ impl Trainer {
         mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Self, TrainError> {
         config.check()?;
-        let cell = base.vae.config().pixels_per_cell();
+        let cell = base.vae.config().pixels_per_cell().max(8);
         if config.resolution == 0 || !config.resolution.is_multiple_of(cell) {
             return Err(TrainError::Resolution {
                 found: config.resolution,

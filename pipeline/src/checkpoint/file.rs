@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::convert::{StoredType, Weight, in_order, transposed};
-use super::{CheckpointError, pickle};
+use super::{CheckpointError, pickle, unpickle};
 
 /// The largest header that the safetensors format allows.
 const MAX_HEADER: u64 = 100_000_000;
@@ -33,7 +33,7 @@ pub struct TensorFile {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    /// The bytes of a safetensors file; a pickle's tensors bring their own access.
+    /// The bytes of the file; most pickles' tensors bring their own access.
     map: Option<Mmap>,
 }
 
@@ -245,7 +245,12 @@ impl TensorFile {
                 let tensors = safetensors(path, &map)?;
                 (Some(map), tensors)
             }
-            Kind::Pytorch => (None, pytorch(path, &map)?),
+            Kind::Pytorch => {
+                let tensors = pytorch(path, &map)?;
+                let mapped = |(_, t): &(String, Stored)| matches!(t.place, Place::Mapped(_));
+                let map = tensors.iter().any(mapped).then_some(map);
+                (map, tensors)
+            }
         };
         if tensors.is_empty() {
             return Err(CheckpointError::NotAModel {
@@ -447,21 +452,15 @@ fn promised(bytes: &[u8]) -> Option<u64> {
 
 fn pytorch(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, CheckpointError> {
     pickle::check(path, bytes)?;
-    let reader = PytorchReader::new(path).map_err(|e| CheckpointError::Damaged {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })?;
-    let tensors = reader.into_tensors();
-    // PyTorch Lightning's checkpoints hold the optimizer's state and more beside the weights.
-    const WEIGHTS: &str = "state_dict.";
-    let nested = tensors.keys().any(|name| name.starts_with(WEIGHTS));
-    let mut found = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let name = match name.strip_prefix(WEIGHTS) {
-            Some(inner) => inner.to_owned(),
-            None if nested => continue,
-            None => name,
-        };
+    let reader = match PytorchReader::new(path) {
+        Ok(reader) => reader,
+        Err(error) => {
+            let reason = error.to_string();
+            return archived(path, bytes).map_err(|e| e.unwrap_or(damaged(path, reason)));
+        }
+    };
+    let mut found = Vec::new();
+    for (name, tensor) in weights(reader.into_tensors()) {
         // A view of stride 0 can be of any size in a file of any size; no weight is one.
         if tensor.byte_len() > bytes.len() {
             return Err(CheckpointError::Damaged {
@@ -493,6 +492,106 @@ fn pytorch(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, Checkpoin
         found.push((name, stored));
     }
     Ok(found)
+}
+
+/// The weights among named values: PyTorch Lightning's checkpoints hold the optimizer's state and more beside them.
+fn weights<T>(all: impl IntoIterator<Item = (String, T)>) -> Vec<(String, T)> {
+    const WEIGHTS: &str = "state_dict.";
+    let all: Vec<(String, T)> = all.into_iter().collect();
+    let nested = all.iter().any(|(name, _)| name.starts_with(WEIGHTS));
+    all.into_iter()
+        .filter_map(|(name, value)| match name.strip_prefix(WEIGHTS) {
+            Some(inner) => Some((inner.to_owned(), value)),
+            None if nested => None,
+            None => Some((name, value)),
+        })
+        .collect()
+}
+
+fn damaged(path: &Path, reason: String) -> CheckpointError {
+    CheckpointError::Damaged {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+/// The tensors of a ZIP file that `pytorch-reader` refuses: see [`unpickle`]. They lie in the file as they are, so they are mapped.
+///
+/// # Errors
+/// `None` if the file is none of these either, so that the first reason is the one to tell.
+fn archived(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, Option<CheckpointError>> {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(|_| None)?;
+    let mut entries: BTreeMap<String, Range<usize>> = BTreeMap::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(|_| None)?;
+        let name = entry.name().map_err(|_| None)?.into_owned();
+        let start = entry
+            .data_start()
+            .and_then(|start| usize::try_from(start).ok());
+        let start = start.ok_or(None)?;
+        let end = usize::try_from(entry.size())
+            .ok()
+            .and_then(|size| start.checked_add(size));
+        let end = end.filter(|end| *end <= bytes.len()).ok_or(None)?;
+        entries.insert(name, start..end);
+    }
+    let (pickle, folder) = entries
+        .iter()
+        .find_map(|(name, range)| Some((range.clone(), name.strip_suffix("data.pkl")?)))
+        .ok_or(None)?;
+    let little = entries
+        .get(&format!("{folder}byteorder"))
+        .is_none_or(|range| bytes[range.clone()].trim_ascii() == b"little");
+    if !little {
+        return Err(None);
+    }
+    let found = unpickle::tensors(&bytes[pickle]).map_err(|_| None)?;
+    let mut stored = Vec::with_capacity(found.len());
+    for (name, tensor) in weights(found) {
+        let wrong = |reason: &str| Some(damaged(path, format!("`{name}` {reason}")));
+        let size = tensor.dtype.size().max(1);
+        let length = tensor
+            .shape
+            .iter()
+            .try_fold(size, |product, &axis| product.checked_mul(axis));
+        let mut stride = 1usize;
+        let row_major = tensor.shape.len() == tensor.stride.len()
+            && tensor
+                .shape
+                .iter()
+                .zip(&tensor.stride)
+                .rev()
+                .all(|(&axis, &found)| {
+                    let fits = axis <= 1 || found == stride;
+                    stride = stride.saturating_mul(axis);
+                    fits
+                });
+        if !row_major {
+            return Err(wrong(
+                "is not stored row by row; save the model anew as safetensors",
+            ));
+        }
+        let range = entries
+            .get(&format!("{folder}data/{}", tensor.storage))
+            .ok_or_else(|| wrong("has no data in the file"))?;
+        let place = (|| {
+            let start = range.start.checked_add(tensor.offset.checked_mul(size)?)?;
+            let end = start.checked_add(length?)?;
+            (end <= range.end).then_some(start..end)
+        })();
+        let place =
+            place.ok_or_else(|| wrong("reaches beyond its data; download the file again"))?;
+        stored.push((
+            name,
+            Stored {
+                dtype: tensor.dtype,
+                shape: tensor.shape,
+                shard: 0,
+                place: Place::Mapped(place),
+            },
+        ));
+    }
+    Ok(stored)
 }
 
 /// Reads a JSON file of moderate size.

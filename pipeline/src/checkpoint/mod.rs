@@ -9,6 +9,7 @@ mod load;
 mod pickle;
 #[cfg(test)]
 mod tests;
+mod unpickle;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
