@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sd_diffusion::{SamplerKind, Schedule};
 
 use crate::device::{DeviceChoice, Precision};
@@ -19,10 +19,34 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// The arguments of this process.
+    ///
+    /// # Errors
+    /// If they are not well-formed, or ask for help.
+    pub fn read() -> Result<Self, clap::Error> {
+        // `--rank -1` is a value out of its range, not an option called `-1`.
+        let numbers = |arg: clap::Arg| match arg.get_action().takes_values() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        };
+        let command = Self::command().mut_subcommands(|command| command.mut_args(numbers));
+        Self::from_arg_matches(&command.try_get_matches()?)
+    }
+}
+
+/// An error of the arguments in one line, without the advice around it.
+pub fn in_short(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.is_empty());
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    words.join(" ").trim_start_matches("error: ").to_string()
+}
+
 /// What every command takes.
 #[derive(Args, Debug, Clone)]
 pub struct Common {
-    /// Where to compute: auto, cpu, wgpu[:N] or cuda[:N]
+    /// Where to compute: auto, cpu, wgpu or cuda, and cuda:1 for the second of its kind
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// Number type of weights and activations
@@ -101,7 +125,7 @@ pub enum Prediction {
 pub struct Generate {
     #[command(flatten)]
     pub model: Model,
-    /// What the picture shows; (word:1.3) weighs, [word] plays down, BREAK starts a new part
+    /// What the picture shows; (word:1.3) weighs a word, BREAK starts a new part
     #[arg(long)]
     pub prompt: String,
     /// What it does not show
@@ -308,8 +332,11 @@ impl std::str::FromStr for LoraChoice {
             file: PathBuf::from(text),
             scale: 1.0,
         };
-        let Some((file, scale)) = text.rsplit_once(':') else {
-            return Ok(whole());
+        let (file, scale) = match text.rsplit_once(':') {
+            None if text.is_empty() => return Err("a file is expected".into()),
+            None => return Ok(whole()),
+            Some(("", _)) => return Err("a file is expected before the colon".into()),
+            Some(both) => both,
         };
         match scale.parse::<f64>() {
             Ok(scale) if scale.is_finite() => Ok(Self {
@@ -320,7 +347,11 @@ impl std::str::FromStr for LoraChoice {
                 "`{scale}` is no strength; a number such as 0.8 is expected"
             )),
             // A drive letter, or a colon in a file's name.
-            Err(_) if PathBuf::from(text).exists() || scale.contains(['/', '\\', '.']) => {
+            Err(_)
+                if PathBuf::from(text).exists()
+                    || scale.contains(['/', '\\'])
+                    || scale.ends_with(".safetensors") =>
+            {
                 Ok(whole())
             }
             Err(_) => Err(format!(
@@ -346,7 +377,6 @@ mod tests {
 
     #[test]
     fn the_arguments_are_well_formed() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
@@ -370,7 +400,13 @@ mod tests {
             Ok(choice(r"C:\a.safetensors", 1.0))
         );
         assert!("a.safetensors:much".parse::<LoraChoice>().is_err());
-        assert!("a.safetensors:inf".parse::<LoraChoice>().is_err());
+        assert_eq!(
+            "C:a.safetensors".parse(),
+            Ok(choice("C:a.safetensors", 1.0))
+        );
+        for bad in ["a.safetensors:inf", "a.safetensors:1.5.2", ":1", ""] {
+            assert!(bad.parse::<LoraChoice>().is_err(), "{bad}");
+        }
     }
 
     #[test]

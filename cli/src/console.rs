@@ -1,8 +1,11 @@
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::failure::{Blame, Failure};
 
 static INTERRUPTS: AtomicUsize = AtomicUsize::new(0);
 
@@ -21,7 +24,7 @@ impl Console {
     /// A line for the person at the terminal.
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            complain(text);
         }
     }
 
@@ -43,16 +46,31 @@ impl Console {
     }
 }
 
+/// A line of the result, on standard output. A reader that has heard enough, as `head` does, is no reason to stop.
+pub fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error)
+            .context("standard output: cannot be written")
+            .work(),
+        _ => Ok(()),
+    }
+}
+
+/// A line on standard error, whether or not somebody reads it.
+pub fn complain(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Makes Ctrl-C ask the work to stop; the second one stops it at once.
 pub fn listen_for_interrupts() {
     let heard = ctrlc::set_handler(|| {
         if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
             std::process::exit(1);
         }
-        eprintln!("\nstopping after this step; Ctrl-C again stops at once");
+        complain("\nstopping after this step; Ctrl-C again stops at once");
     });
     if let Err(error) = heard {
-        eprintln!("note: Ctrl-C will stop at once ({error})");
+        complain(format_args!("note: Ctrl-C will stop at once ({error})"));
     }
 }
 

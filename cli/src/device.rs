@@ -63,14 +63,14 @@ pub struct Backend {
 
 /// Every kind of device that was compiled in, the best first.
 pub fn backends() -> Vec<Backend> {
-    #[allow(unused_mut, reason = "a build without GPUs adds nothing")]
-    let mut all: Vec<(&'static str, DeviceType)> = vec![];
-    #[cfg(feature = "cuda")]
-    all.push(("cuda", DeviceType::Cuda));
-    #[cfg(feature = "wgpu")]
-    all.push(("wgpu", DeviceType::Wgpu));
-    #[cfg(feature = "flex")]
-    all.push(("cpu", DeviceType::Flex));
+    let all = [
+        #[cfg(feature = "cuda")]
+        ("cuda", DeviceType::Cuda),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", DeviceType::Wgpu),
+        #[cfg(feature = "flex")]
+        ("cpu", DeviceType::Flex),
+    ];
     all.into_iter()
         .map(|(name, kind)| Backend {
             name,

@@ -2,17 +2,19 @@ use burn::tensor::DType;
 use serde_json::{Value, json};
 
 use crate::args::Common;
+use crate::console::print;
 use crate::device::backends;
+use crate::failure::Failure;
 
 /// `samecast devices`
-pub fn run(common: &Common) -> Value {
+pub fn run(common: &Common) -> Result<Value, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut first = true;
     let mut all = vec![];
     for backend in backends() {
         let several = backend.name != "cpu";
         if backend.devices.is_empty() && !common.json {
-            println!("{:8} none on this machine", backend.name);
+            print(format_args!("{:8} none on this machine", backend.name))?;
         }
         for (index, device) in backend.devices.iter().enumerate() {
             let name = match several {
@@ -35,11 +37,14 @@ pub fn run(common: &Common) -> Value {
                 } else {
                     format!("{cores} cores, ")
                 };
-                println!("{name:8} {about}{}{chosen}", precisions.join(" "));
+                print(format_args!(
+                    "{name:8} {about}{}{chosen}",
+                    precisions.join(" ")
+                ))?;
             }
             all.push(json!({ "name": name, "precisions": precisions, "auto": first }));
             first = false;
         }
     }
-    json!({ "devices": all, "cores": cores })
+    Ok(json!({ "devices": all, "cores": cores }))
 }

@@ -11,7 +11,7 @@ use sd_pipeline::{
 use serde_json::{Value, json};
 
 use crate::args::{Common, Generate, Model, Prediction, Rng};
-use crate::console::{Console, go_on};
+use crate::console::{Console, go_on, print};
 use crate::failure::{Blame, Failure, wrong};
 use crate::output::{PictureFiles, write_png};
 use crate::provenance::{self, Named};
@@ -111,10 +111,10 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
             ("samecast", &record.to_string()),
         ];
         write_png(&path, picture, &texts)?;
-        if !common.json {
-            println!("{}", path.display());
-        }
-        written.push(path);
+        written.push(path.display().to_string());
+    }
+    if !common.json {
+        print(written.join("\n"))?;
     }
     console.note(format_args!(
         "seed {seed}; opened in {loading} s, drawn in {drawing} s{}",
@@ -144,10 +144,10 @@ pub fn open_options(model: &Model) -> OpenOptions {
 
 /// A LoRA named in a prompt would only be read as words.
 fn check_prompt(option: &str, prompt: &str) -> Result<(), Failure> {
-    let named = Prompt::literal(prompt)
-        .parts()
-        .iter()
-        .any(|part| part.text.contains("<lora:"));
+    let named = Prompt::literal(prompt).parts().iter().any(|part| {
+        let text = part.text.to_lowercase();
+        text.contains("<lora:") || text.contains("<lyco:")
+    });
     if named {
         return wrong(format!(
             "--{option} names a LoRA as `<lora:…>`; give its file by --lora FILE:SCALE and take it out of the prompt"

@@ -4,6 +4,7 @@ use lora_core::{ComponentSummary, Lora, Summary};
 use serde_json::{Value, json};
 
 use crate::args::Common;
+use crate::console::print;
 use crate::failure::{Blame, Failure};
 
 /// `samecast lora info`
@@ -13,7 +14,7 @@ pub fn info(files: &[PathBuf], common: &Common) -> Result<Value, Failure> {
         let lora = Lora::open(file).input()?;
         let summary = lora.summary();
         if !common.json {
-            print!("{}", text(file, &summary));
+            print(text(file, &summary))?;
         }
         all.push(as_json(file, &summary));
     }
@@ -49,7 +50,6 @@ fn text(file: &Path, summary: &Summary) -> String {
         line("sha256", hashes.sha256.clone());
         line("AutoV3", hashes.model_hash.chars().take(12).collect());
     }
-    lines.push(String::new());
     lines.join("\n")
 }
 
@@ -87,7 +87,7 @@ fn as_json(file: &Path, summary: &Summary) -> Value {
         })
         .collect();
     json!({
-        "file": file,
+        "file": file.to_string_lossy(),
         "dialects": summary.spellings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "dtypes": summary.dtypes,
         "parameters": summary.parameters,

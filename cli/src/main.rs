@@ -15,14 +15,23 @@ mod usage;
 use std::panic;
 use std::process::ExitCode;
 
-use clap::Parser;
 use serde_json::{Value, json};
 
 use args::{Cli, Command, Lora};
+use console::{complain, print};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(error) => {
+            if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+                // What is left of a failure to print is the exit status.
+                let _ = print(json!({ "error": args::in_short(&error), "status": 2 }));
+            }
+            error.exit()
+        }
+    };
     console::listen_for_interrupts();
     // A panic is a fault of ours: it is told as one, and not as a trace.
     panic::set_hook(Box::new(|_| {}));
@@ -32,28 +41,27 @@ fn main() -> ExitCode {
             .downcast_ref::<String>()
             .map(String::as_str)
             .or(payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
+            .unwrap_or("no message")
+            .replace('\n', ";");
         Err(Failure::Work(anyhow::anyhow!(
             "a fault in samecast itself: {why}; please report it with the command that you gave"
         )))
     });
-    match result {
-        Ok(value) => {
-            if json {
-                println!("{value}");
-            }
-            ExitCode::SUCCESS
-        }
+    let result = match result {
+        Ok(value) if json => print(value),
+        Ok(_) => Ok(()),
         Err(failure) => {
-            let status = failure.status();
             if json {
-                println!(
-                    "{}",
-                    json!({ "error": failure.to_string(), "status": status })
-                );
+                let _ = print(json!({ "error": failure.to_string(), "status": failure.status() }));
             }
-            eprintln!("error: {failure}");
-            ExitCode::from(status)
+            Err(failure)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(format_args!("error: {failure}"));
+            ExitCode::from(failure.status())
         }
     }
 }
@@ -63,6 +71,6 @@ fn run(cli: &Cli) -> Result<Value, Failure> {
         Command::Generate(args) => generate::run(args, &cli.common),
         Command::Train(args) => train::run(args, &cli.common),
         Command::Lora(Lora::Info { files }) => lora::info(files, &cli.common),
-        Command::Devices => Ok(devices::run(&cli.common)),
+        Command::Devices => devices::run(&cli.common),
     }
 }

@@ -76,6 +76,17 @@ pub fn model_hash(model: &Path) -> Option<String> {
     sha256(&file).ok()
 }
 
+/// What a model or a LoRA is called: a folder's name, or a file's without its ending.
+pub fn name_of(path: &Path) -> String {
+    let whole = path.canonicalize();
+    let name = if path.is_dir() {
+        whole.as_deref().unwrap_or(path).file_name()
+    } else {
+        path.file_stem()
+    };
+    name.unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A1111's name of a sampler.
 fn sampler_name(sampler: SamplerKind) -> &'static str {
     match sampler {
@@ -91,15 +102,13 @@ fn sampler_name(sampler: SamplerKind) -> &'static str {
 
 /// A1111's `parameters` text. A LoRA stands at the prompt's end as A1111 writes it.
 pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) -> String {
-    let stem = |path: &Path| {
-        path.file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
     let mut text = request.prompt.clone();
     for choice in &args.lora {
-        text.push_str(&format!(" <lora:{}:{}>", stem(&choice.file), choice.scale));
+        text.push_str(&format!(
+            " <lora:{}:{}>",
+            name_of(&choice.file),
+            choice.scale
+        ));
     }
     if !request.negative.is_empty() {
         text.push_str(&format!("\nNegative prompt: {}", request.negative));
@@ -119,9 +128,9 @@ pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) 
     if let Some(hash) = model_hash {
         fields.push(("Model hash", hash.chars().take(10).collect()));
     }
-    fields.push(("Model", stem(&args.model.model)));
+    fields.push(("Model", name_of(&args.model.model)));
     if let Some(vae) = &args.model.vae {
-        fields.push(("VAE", stem(vae)));
+        fields.push(("VAE", name_of(vae)));
     }
     if let Some(init) = &request.init {
         fields.push(("Denoising strength", init.strength.to_string()));
@@ -156,20 +165,22 @@ fn quoted(value: String) -> String {
 
 /// All that is needed to make picture `index` of the batch again.
 pub fn record(args: &Generate, request: &Request, index: usize, files: &[Named]) -> Value {
+    // JSON has no words for a name that is no UTF-8.
+    let text = |path: &Path| path.display().to_string();
     let files: Vec<Value> = files
         .iter()
-        .map(|file| json!({ "role": file.role, "path": file.path, "sha256": file.sha256 }))
+        .map(|file| json!({ "role": file.role, "path": text(&file.path), "sha256": file.sha256 }))
         .collect();
     let loras: Vec<Value> = args
         .lora
         .iter()
-        .map(|choice| json!({ "path": choice.file, "scale": choice.scale }))
+        .map(|choice| json!({ "path": text(&choice.file), "scale": choice.scale }))
         .collect();
     json!({
         "samecast": env!("CARGO_PKG_VERSION"),
         "command": "generate",
-        "model": args.model.model,
-        "vae": args.model.vae,
+        "model": text(&args.model.model),
+        "vae": args.model.vae.as_deref().map(text),
         "prompt": request.prompt,
         "negative": request.negative,
         "sampler": request.sampler.to_string(),
@@ -184,7 +195,7 @@ pub fn record(args: &Generate, request: &Request, index: usize, files: &[Named])
         "index": index,
         "clip_skip": request.clip_skip,
         "loras": loras,
-        "init_image": args.init_image,
+        "init_image": args.init_image.as_deref().map(text),
         "strength": request.init.as_ref().map(|init| init.strength),
         "files": files,
     })

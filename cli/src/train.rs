@@ -1,17 +1,19 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use burn::tensor::FloatDType;
 use lora_core::{Dialect, Precision as LoraPrecision};
 use lora_trainer::{Base, CaptionSource, Dataset, LrScheduler, TrainConfig, TrainError, Trainer};
 use sd_pipeline::StableDiffusion;
 use serde_json::{Value, json};
 
 use crate::args::{self, Common, Format, SavePrecision, Steps, Train};
-use crate::console::{Console, go_on};
+use crate::console::{Console, go_on, print};
+use crate::device::Precision;
 use crate::failure::{Blame, Failure, wrong};
 use crate::generate::open_options;
 use crate::output::check_parent;
-use crate::provenance;
+use crate::provenance::{self, name_of};
 use crate::usage::{Stopwatch, memory_note, peak_memory};
 
 /// `samecast train`
@@ -19,15 +21,19 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
     let console = Console::new(common.quiet);
     let config = config(args)?;
     config.check().input()?;
-    check_out(args)?;
+    let state = state_file(&args.out);
+    check_out(args, &state)?;
+    // The loop keeps its sums in f32, and takes a model in nothing else.
+    let dtype = match common.precision {
+        Precision::Auto | Precision::F32 => FloatDType::F32,
+        Precision::F16 | Precision::Bf16 => {
+            return wrong("--precision: training computes in f32; leave the option out");
+        }
+    };
     let dataset = Dataset::open(&args.images, &config.trigger).input()?;
     tell_of(&dataset, &config.trigger, &console);
 
     let device = common.device.open()?;
-    let dtype = match common.precision {
-        crate::device::Precision::Auto => burn::tensor::FloatDType::F32,
-        other => other.on(&device)?,
-    };
     console.note(format_args!("opening {}", args.model.model.display()));
     let options = open_options(&args.model);
     let model = StableDiffusion::open(&args.model.model, &options, dtype, &device).input()?;
@@ -58,15 +64,9 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
         ));
     }
 
-    let state = state_file(&args.out);
     if args.resume {
         run.load_state(&state).input()?;
         console.note(format_args!("going on after step {}", run.done()));
-    } else if state.exists() && !args.force {
-        return wrong(format!(
-            "{}: an interrupted run left its state; go on with it by --resume, or start anew with --force",
-            state.display()
-        ));
     }
     let mut watch = Stopwatch::start();
     let losses = descend(&mut run, args, &state, &console)?;
@@ -82,17 +82,20 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
         SavePrecision::Bf16 => LoraPrecision::Bf16,
         SavePrecision::F32 => LoraPrecision::F32,
     };
-    run.lora(&name)
-        .work()?
-        .save(&args.out, dialect, precision, &run.metadata(&name))
-        .work()?;
+    let lora = run.lora(&name).work()?;
+    if let Err(error) = lora.save(&args.out, dialect, precision, &run.metadata(&name)) {
+        // All the steps are done: they must not be lost for a full disk, or for a type that is too narrow.
+        run.save_state(&state).work()?;
+        let message = format!("{error}; the steps are kept: --resume writes the file");
+        return Err(Failure::Work(anyhow::anyhow!(message)));
+    }
     if state.exists() {
         std::fs::remove_file(&state)
             .with_context(|| format!("{}: cannot be removed", state.display()))
             .work()?;
     }
     if !common.json {
-        println!("{}", args.out.display());
+        print(args.out.display())?;
     }
     console.note(format_args!(
         "{} steps in {training} s{}",
@@ -103,7 +106,7 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
     let recent = &losses[last..];
     let mean = recent.iter().sum::<f32>() / recent.len().max(1) as f32;
     Ok(json!({
-        "file": args.out,
+        "file": args.out.to_string_lossy(),
         "steps": run.done(),
         "pictures": dataset.samples.len(),
         "loss": mean,
@@ -159,9 +162,7 @@ fn config(args: &Train) -> Result<TrainConfig, Failure> {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("--config {}: cannot be read", path.display()))
                 .input()?;
-            toml::from_str(&text)
-                .with_context(|| format!("--config {}", path.display()))
-                .input()?
+            toml::from_str(&text).or_else(|error| wrong(told(&error, path, &text)))?
         }
     };
     fn set<T: Clone>(field: &mut T, option: &Option<T>) {
@@ -197,19 +198,30 @@ fn config(args: &Train) -> Result<TrainConfig, Failure> {
             args::LrScheduler::Constant => LrScheduler::Constant,
         };
     }
-    // 0 turns these off.
+    // 0 turns these off, here and in the file.
     for (field, option) in [
         (&mut config.min_snr_gamma, args.min_snr_gamma),
         (&mut config.max_grad_norm, args.max_grad_norm),
     ] {
-        if let Some(value) = option {
-            *field = (value != 0.0).then_some(value);
-        }
+        *field = option.or(*field).filter(|value| *value != 0.0);
     }
     Ok(config)
 }
 
-fn check_out(args: &Train) -> Result<(), Failure> {
+/// In one line what is wrong with a line of the options' file.
+fn told(error: &toml::de::Error, path: &Path, text: &str) -> String {
+    let message = error.message().replace('\n', "; ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let number = before.map_or(0, |before| before.matches('\n').count());
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    format!(
+        "--config {}: line {}, `{line}`: {message}",
+        path.display(),
+        number + 1
+    )
+}
+
+fn check_out(args: &Train, state: &Path) -> Result<(), Failure> {
     let out = &args.out;
     let named = out
         .extension()
@@ -225,6 +237,18 @@ fn check_out(args: &Train) -> Result<(), Failure> {
         return wrong(format!(
             "--out {}: exists already; take another name, or --force to replace it",
             out.display()
+        ));
+    }
+    if args.resume && !state.exists() {
+        return wrong(format!(
+            "--resume: no interrupted run left its state at {}; leave the option out to start anew",
+            state.display()
+        ));
+    }
+    if !args.resume && state.exists() && !args.force {
+        return wrong(format!(
+            "{}: an interrupted run left its state; go on with it by --resume, or start anew with --force",
+            state.display()
         ));
     }
     Ok(())
@@ -278,16 +302,6 @@ fn blamed(error: TrainError) -> Failure {
         }
         error => Failure::Input(error.into()),
     }
-}
-
-fn name_of(path: &Path) -> String {
-    let whole = path.canonicalize();
-    let name = if path.is_dir() {
-        whole.as_deref().unwrap_or(path).file_name()
-    } else {
-        path.file_stem()
-    };
-    name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn state_file(out: &Path) -> PathBuf {

@@ -44,6 +44,14 @@ pub enum PipelineError {
         /// What would do.
         expected: String,
     },
+    /// Some number became infinite or none at all.
+    #[error(
+        "{what} holds NaN or infinity: a weight of the model or of a LoRA is damaged, or its numbers overflow; try --precision f32, another --vae, or download the files again"
+    )]
+    NotFinite {
+        /// Where it was seen.
+        what: &'static str,
+    },
     /// The caller broke off.
     #[error("stopped")]
     Stopped,

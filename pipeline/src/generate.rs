@@ -9,6 +9,11 @@ use sd_unet::Conditioning;
 use crate::resize::lanczos;
 use crate::{PipelineError, StableDiffusion};
 
+/// Pixels of a side at most: beyond, Stable Diffusion 1.x draws nothing of use, in more memory than there is.
+const MAX_SIDE: usize = 4096;
+/// Pictures of one batch at most.
+const MAX_COUNT: usize = 256;
+
 /// What to draw, and how.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -143,9 +148,12 @@ impl StableDiffusion {
                 of: steps.len(),
             })?;
         }
+        all_finite(&latent, "the latent")?;
         let mut pictures = Vec::with_capacity(request.count);
         for one in latent.clone().split(1, 0) {
-            pictures.push(to_picture(self.vae.decode(one)));
+            let image = self.vae.decode(one);
+            all_finite(&image, "the VAE's picture")?;
+            pictures.push(to_picture(image));
         }
         tell(Progress::Decoded)?;
         Ok(Generated {
@@ -169,15 +177,17 @@ impl StableDiffusion {
         // diffusers asks for a multiple of 8 whatever the VAE is.
         let cell = self.vae.config().pixels_per_cell().max(8);
         for (option, value) in [("width", request.width), ("height", request.height)] {
-            if value == 0 || !value.is_multiple_of(cell) || value > 16_384 {
-                let expected = format!("a multiple of {cell} up to 16384");
+            if value == 0 || !value.is_multiple_of(cell) || value > MAX_SIDE {
+                let expected = format!("a multiple of {cell} up to {MAX_SIDE}");
                 return refuse(option, value.to_string(), expected);
             }
         }
-        for (option, value) in [("steps", request.steps), ("count", request.count)] {
-            if value == 0 {
-                return refuse(option, "0".into(), "1 or more".into());
-            }
+        if request.steps == 0 {
+            return refuse("steps", "0".into(), "1 or more".into());
+        }
+        if !(1..=MAX_COUNT).contains(&request.count) {
+            let expected = format!("1 to {MAX_COUNT} pictures at once");
+            return refuse("count", request.count.to_string(), expected);
         }
         if !request.cfg.is_finite() || request.cfg < 1.0 {
             return refuse(
@@ -288,6 +298,15 @@ impl StableDiffusion {
         } else {
             predict(latent)
         }
+    }
+}
+
+/// NaN would otherwise end as a black picture.
+fn all_finite(tensor: &Tensor<4>, what: &'static str) -> Result<(), PipelineError> {
+    if tensor.clone().is_finite().all().into_scalar::<bool>() {
+        Ok(())
+    } else {
+        Err(PipelineError::NotFinite { what })
     }
 }
 

@@ -162,6 +162,9 @@ pub enum UNetConfigError {
     Inconsistent(String),
 }
 
+/// Layers of a level at most, so that a garbled number is told of before it takes all memory.
+const MAX_LAYERS: usize = 64;
+
 /// Options that are refused unless they have one of these values, which are diffusers' defaults.
 const FIXED: &[(&str, &[&str])] = &[
     ("act_fn", &["\"silu\"", "\"swish\""]),
@@ -264,6 +267,19 @@ impl UNetConfig {
             if !value.fits(levels) {
                 return inconsistent(format!(
                     "`{option}` is {value:?}; one positive number, or one for each of the {levels} levels, is expected"
+                ));
+            }
+        }
+        for (option, value) in [
+            ("layers_per_block", &self.layers_per_block),
+            (
+                "transformer_layers_per_block",
+                &self.transformer_layers_per_block,
+            ),
+        ] {
+            if (0..levels).any(|level| value.at(level) > MAX_LAYERS) {
+                return inconsistent(format!(
+                    "`{option}` is {value:?}; at most {MAX_LAYERS} are expected"
                 ));
             }
         }

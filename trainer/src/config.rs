@@ -102,7 +102,6 @@ impl TrainConfig {
         }
         for (option, value) in [
             ("steps", self.steps.unwrap_or(1)),
-            ("batch-size", self.batch_size),
             ("gradient-accumulation", self.gradient_accumulation),
             ("clip-skip", self.clip_skip),
         ] {
@@ -110,8 +109,10 @@ impl TrainConfig {
                 return refuse(option, "0".into(), "1 or more");
             }
         }
-        if !(1..=1024).contains(&self.rank) {
-            return refuse("rank", self.rank.to_string(), "1 to 1024");
+        for (option, value) in [("rank", self.rank), ("batch-size", self.batch_size)] {
+            if !(1..=1024).contains(&value) {
+                return refuse(option, value.to_string(), "1 to 1024");
+            }
         }
         let finite_positive = |value: f64| value.is_finite() && value > 0.0;
         for (option, value) in [

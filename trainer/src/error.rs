@@ -59,12 +59,14 @@ pub enum TrainError {
         path: PathBuf,
     },
     /// The picture's size does not fit the model.
-    #[error("--resolution is {found}; a multiple of {cell} is expected")]
+    #[error("--resolution is {found}; a multiple of {cell} up to {most} is expected")]
     Resolution {
         /// The resolution asked for.
         found: usize,
         /// What it must be a multiple of.
         cell: usize,
+        /// The largest.
+        most: usize,
     },
     /// The loss is no number any more.
     #[error(

@@ -16,6 +16,9 @@ use crate::loss::{Batch, denoising_loss};
 use crate::random::{Purpose, Stream};
 use crate::{Dataset, TrainConfig, TrainError, factors, metadata, state};
 
+/// Pixels of a picture's side at most.
+const MAX_SIDE: usize = 4096;
+
 /// The model that a LoRA is trained for, with plain weights on a device without gradients.
 #[derive(Debug)]
 pub struct Base {
@@ -96,10 +99,12 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         config.check()?;
         let cell = base.vae.config().pixels_per_cell().max(8);
-        if config.resolution == 0 || !config.resolution.is_multiple_of(cell) {
+        let side = config.resolution;
+        if !(1..=MAX_SIDE).contains(&side) || !side.is_multiple_of(cell) {
             return Err(TrainError::Resolution {
-                found: config.resolution,
+                found: side,
                 cell,
+                most: MAX_SIDE,
             });
         }
         if config.clip_skip > base.text_encoder.layers() {

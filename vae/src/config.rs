@@ -50,6 +50,9 @@ impl Default for VaeConfig {
     }
 }
 
+/// Layers of a level at most, so that a garbled number is told of before it takes all memory.
+const MAX_LAYERS: usize = 64;
+
 /// Why a configuration makes no VAE.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -148,6 +151,12 @@ impl VaeConfig {
             if value == 0 {
                 return inconsistent(format!("`{option}` must be positive"));
             }
+        }
+        if self.layers_per_block > MAX_LAYERS {
+            return inconsistent(format!(
+                "`layers_per_block` is {}; at most {MAX_LAYERS} are expected",
+                self.layers_per_block
+            ));
         }
         for &channels in &self.block_out_channels {
             if channels == 0 || !channels.is_multiple_of(self.norm_num_groups) {
