@@ -191,7 +191,7 @@ proptest! {
     #[test]
     fn garbled_configs_are_no_panic(place in any::<prop::sample::Index>(), bytes in any::<Vec<u8>>(), cut in any::<bool>()) {
         for name in ["quick_gelu.json", "gelu.json"] {
-            let mut text = std::fs::read(tiny(name)).unwrap();
+            let mut text = std::fs::read(tiny(name)).unwrap().trim_ascii().to_vec();
             let start = place.index(text.len());
             if cut {
                 text.truncate(start);
