@@ -8,7 +8,7 @@ use sd_diffusion::{PredictionType, SchedulerConfig, TimestepSpacing};
 use sd_unet::{UNet2DConditionModel, UNetConfig};
 use sd_vae::{AutoencoderKL, VaeConfig};
 
-use crate::{Checkpoint, CheckpointOptions, Part, PipelineError};
+use crate::{Checkpoint, CheckpointOptions, Layout, Part, PipelineError};
 
 /// A Stable Diffusion 1.x model with all its parts on one device.
 #[derive(Clone, Debug)]
@@ -82,7 +82,11 @@ impl StableDiffusion {
             }
         })?;
         let text = checkpoint.config(Part::TextEncoder).to_string();
-        let text = ClipTextConfig::from_json(&text, path())?;
+        let text_path = match checkpoint.layout() {
+            Layout::DiffusersFolder => path().join("text_encoder").join("config.json"),
+            Layout::SingleFile => path(),
+        };
+        let text = ClipTextConfig::from_json(&text, text_path)?;
         let tokenizer = match options.tokenizer.as_deref().or(checkpoint.tokenizer()) {
             Some(folder) => Tokenizer::open(folder)?,
             None => Tokenizer::built_in(),

@@ -12,6 +12,9 @@ const PICTURES: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 /// Endings of a caption beside its picture, in the order in which they are looked for.
 const CAPTIONS: [&str; 2] = ["txt", "caption"];
 
+/// How many times longer than wide a picture may be: it is scaled whole before its middle is cut out.
+const MAX_RATIO: u32 = 10;
+
 /// A folder of pictures of one character, each with its caption.
 #[derive(Clone, Debug)]
 pub struct Dataset {
@@ -137,6 +140,13 @@ impl Sample {
         picture.apply_orientation(orientation);
 
         let (width, height) = (picture.width(), picture.height());
+        if width.max(height) / MAX_RATIO > width.min(height) {
+            return Err(TrainError::Thin {
+                path: self.picture.clone(),
+                width,
+                height,
+            });
+        }
         let short = width.min(height).max(1);
         let scaled = |length: u32| {
             let length = f64::from(length) * f64::from(side) / f64::from(short);
@@ -267,6 +277,15 @@ mod tests {
         let dataset = Dataset::open(dir.path(), "x").unwrap();
         let error = dataset.samples[0].pixels(16).unwrap_err().to_string();
         assert!(error.contains("a.png"), "{error}");
+    }
+
+    #[test]
+    fn a_picture_that_is_a_mere_line_is_refused() {
+        let dir = folder();
+        draw(&dir.path().join("a.png"), 900, 2);
+        let dataset = Dataset::open(dir.path(), "x").unwrap();
+        let error = dataset.samples[0].pixels(512).unwrap_err();
+        assert!(matches!(error, TrainError::Thin { .. }), "{error}");
     }
 
     #[test]

@@ -52,6 +52,16 @@ pub enum TrainError {
         /// Why.
         source: image::ImageError,
     },
+    /// A picture has too little on its short side.
+    #[error("{}: {width} × {height} pixels are too long and thin to be cut to a square; cut the picture yourself", path.display())]
+    Thin {
+        /// The file.
+        path: PathBuf,
+        /// Its width in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+    },
     /// A caption is not in UTF-8.
     #[error("{}: this caption is no UTF-8 text; save it as UTF-8", path.display())]
     CaptionEncoding {
@@ -70,7 +80,7 @@ pub enum TrainError {
     },
     /// The loss is no number any more.
     #[error(
-        "step {step}: the loss is {loss}; lower --learning-rate (it is {learning_rate:e}) and go on from the last saved state with --resume"
+        "step {step}: the loss is {loss}; start again with a lower --learning-rate (it is {learning_rate:e}) and --force; if that does not help, a weight of the model is damaged"
     )]
     Diverged {
         /// The step, counted from 1.
@@ -92,7 +102,7 @@ pub enum TrainError {
     #[error("stopped")]
     Stopped,
     /// The noise schedule of the model cannot be used.
-    #[error("the model's scheduler_config.json: {0}")]
+    #[error("{0}")]
     Schedule(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The LoRA cannot be made or saved.
     #[error(transparent)]

@@ -114,6 +114,14 @@ impl Trainer {
                 expected: "no more than the text encoder has layers",
             });
         }
+        let steps = config.steps.unwrap_or(auto_steps(dataset.samples.len()));
+        if config.warmup_steps >= steps {
+            return Err(TrainError::Option {
+                option: "warmup-steps",
+                found: format!("{} of {steps} steps", config.warmup_steps),
+                expected: "fewer than --steps",
+            });
+        }
         let schedule = NoiseSchedule::new(&base.scheduler)
             .map_err(|error| TrainError::Schedule(Box::new(error)))?;
         let identity = state::Identity::new(&config, dataset, &base)?;
@@ -150,7 +158,6 @@ impl Trainer {
         }
         let _ = progress(dataset.samples.len(), dataset.samples.len());
 
-        let steps = config.steps.unwrap_or(auto_steps(dataset.samples.len()));
         let description = metadata::Description::new(&base, dataset, steps);
         let unet = attach(base.unet, Component::Unet, &config)?;
         let text_encoder = trains_text

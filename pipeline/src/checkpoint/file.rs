@@ -225,6 +225,12 @@ impl TensorFile {
         }
         for (shard, names) in shards {
             let shard = path.with_file_name(shard);
+            if !shard.exists() {
+                return Err(config(format!(
+                    "its file `{}` does not exist; download the whole model again",
+                    shard.display()
+                )));
+            }
             self.add(&shard)?;
             let keys: Vec<String> = names
                 .into_iter()
@@ -596,18 +602,18 @@ fn archived(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, Option<C
 
 /// Reads a JSON file of moderate size.
 pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+    let config = |reason: String| CheckpointError::Config {
+        path: path.to_owned(),
+        reason,
+    };
     let io = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => CheckpointError::NotFound {
-            path: path.to_owned(),
-        },
+        std::io::ErrorKind::NotFound => {
+            config("the file does not exist; download the whole model again".to_owned())
+        }
         _ => CheckpointError::Io {
             path: path.to_owned(),
             source,
         },
-    };
-    let config = |reason: String| CheckpointError::Config {
-        path: path.to_owned(),
-        reason,
     };
     let size = std::fs::metadata(path).map_err(io)?.len();
     if size > MAX_JSON {

@@ -203,6 +203,12 @@ impl Checkpoint {
         let index = path.join("model_index.json");
         if index.is_file() {
             let index_json = file::read_json(&index)?;
+            if !index_json.is_object() {
+                return Err(CheckpointError::Config {
+                    path: index,
+                    reason: "expected an object that names the model's parts".to_owned(),
+                });
+            }
             let class = index_json
                 .get("_class_name")
                 .and_then(Value::as_str)
