@@ -115,7 +115,7 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
     }))
 }
 
-/// Takes the steps that are left. Stops with the state saved where a person asked for it or the loss is lost.
+/// Takes the steps that are left. Stops with the state saved where a person asks for it.
 fn descend(
     run: &mut Trainer,
     args: &Train,

@@ -2,15 +2,14 @@
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
+//! use burn::tensor::Device;
 //! use lora_core::{Dialect, Precision};
 //! use lora_trainer::{Base, Dataset, TrainConfig, Trainer};
 //!
-//! # fn base() -> Base { unimplemented!() }
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let device = parity::device();
+//! # fn train(base: Base, device: &Device) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = TrainConfig { trigger: "mychar001".into(), ..TrainConfig::default() };
 //! let dataset = Dataset::open("pictures", &config.trigger)?;
-//! let mut run = Trainer::new(base(), &dataset, config, &device, |_, _| ControlFlow::Continue(()))?;
+//! let mut run = Trainer::new(base, &dataset, config, device, |_, _| ControlFlow::Continue(()))?;
 //! while !run.is_done() {
 //!     let report = run.step()?;
 //!     println!("{} {}", report.step, report.loss);
