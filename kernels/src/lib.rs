@@ -13,13 +13,37 @@
 //! assert_eq!(mixed.dims(), [1, 8, 64, 40]);
 //! ```
 
-use burn::nn::GroupNorm;
-use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Tensor, activation, module};
+mod portable;
+
+#[cfg(feature = "flex")]
+mod cpu;
+
+#[cfg(all(test, feature = "flex"))]
+mod agreement;
+
+use burn::module::Param;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d};
+use burn::tensor::Tensor;
+#[cfg(feature = "flex")]
+use {
+    burn::backend::Dispatch,
+    cpu::{CpuOps, all_fused},
+};
+
+/// Takes the fused path, where it is compiled in and all tensors are f32 on the CPU backend; else goes on.
+macro_rules! fused {
+    ([$($tensor:expr),*], $operation:ident($($argument:expr),*)) => {
+        #[cfg(feature = "flex")]
+        if all_fused([$(&$tensor),*]) {
+            return Tensor::from_dispatch(Dispatch::$operation($($tensor.into_dispatch(),)* $($argument),*));
+        }
+    };
+}
 
 /// Scaled dot-product attention, `softmax(Q Kᵀ / √head_dim) V` (Vaswani et al. 2017, eq. 1).
 ///
-/// With `causal`, position *i* sees positions up to *i* alone. Without gradients no `[positions × positions]` matrix is kept.
+/// With `causal`, position *i* sees positions up to *i* alone. On the CPU no `[positions × tokens]` matrix is kept, with gradients or without.
 ///
 /// # Shapes
 /// - `query`: `[batch, heads, positions, head_dim]`
@@ -29,11 +53,19 @@ use burn::tensor::{Tensor, activation, module};
 /// # Panics
 /// If the shapes do not fit each other.
 pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: bool) -> Tensor<4> {
-    let options = AttentionModuleOptions {
-        is_causal: causal,
-        ..Default::default()
-    };
-    module::attention(query, key, value, None, None, options)
+    let [batch, heads, positions, dim] = query.dims();
+    let [_, _, tokens, _] = key.dims();
+    assert!(
+        key.dims() == [batch, heads, tokens, dim] && value.dims() == key.dims(),
+        "attention of queries {:?} over keys {:?} and values {:?}",
+        query.dims(),
+        key.dims(),
+        value.dims()
+    );
+    if positions > 0 && tokens > 0 {
+        fused!([query, key, value], fused_attention(causal));
+    }
+    portable::attention(query, key, value, causal)
 }
 
 /// Group normalisation (Wu & He 2018).
@@ -44,7 +76,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: boo
 /// # Panics
 /// If `input` has not the channels of `norm`.
 pub fn group_norm<const D: usize>(input: Tensor<D>, norm: &GroupNorm) -> Tensor<D> {
-    norm.forward(input)
+    normalize(input, norm, false)
 }
 
 /// Group normalisation followed by SiLU, as every residual block begins.
@@ -55,12 +87,145 @@ pub fn group_norm<const D: usize>(input: Tensor<D>, norm: &GroupNorm) -> Tensor<
 /// # Panics
 /// If `input` has not the channels of `norm`.
 pub fn group_norm_silu<const D: usize>(input: Tensor<D>, norm: &GroupNorm) -> Tensor<D> {
-    silu(group_norm(input, norm))
+    normalize(input, norm, true)
+}
+
+fn normalize<const D: usize>(input: Tensor<D>, norm: &GroupNorm, silu: bool) -> Tensor<D> {
+    assert_eq!(
+        input.dims()[1],
+        norm.num_channels,
+        "channels of a group norm's input"
+    );
+    #[cfg(feature = "flex")]
+    if let (Some(weight), Some(bias)) = (&norm.gamma, &norm.beta)
+        && input.shape().num_elements() > 0
+    {
+        let (weight, bias) = (weight.val(), bias.val());
+        fused!(
+            [input, weight, bias],
+            fused_group_norm(norm.num_groups, norm.epsilon, silu)
+        );
+    }
+    portable::group_norm(input, norm, silu)
+}
+
+/// Layer normalisation over the last axis (Ba et al. 2016). `epsilon` is the one that `norm` was made with, which burn keeps to itself.
+///
+/// # Shapes
+/// - `input`, output: `[.., channels]`
+///
+/// # Panics
+/// If `input` has not the channels of `norm`.
+pub fn layer_norm<const D: usize>(input: Tensor<D>, norm: &LayerNorm, epsilon: f64) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(bias) = &norm.beta
+        && input.shape().num_elements() > 0
+    {
+        let (weight, bias) = (norm.gamma.val(), bias.val());
+        assert_eq!(
+            input.dims()[D - 1],
+            weight.dims()[0],
+            "channels of a layer norm's input"
+        );
+        fused!([input, weight, bias], fused_layer_norm(epsilon));
+    }
+    let _ = epsilon;
+    norm.forward(input)
+}
+
+/// A linear layer, `x W + b`.
+///
+/// # Shapes
+/// - `input`: `[.., in]`
+/// - output: `[.., out]`
+///
+/// # Panics
+/// If `input` has not the width of `layer`.
+pub fn linear<const D: usize>(input: Tensor<D>, layer: &Linear) -> Tensor<D> {
+    multiply(
+        input,
+        layer.weight.val(),
+        layer.bias.as_ref().map(Param::val),
+    )
+}
+
+fn multiply<const D: usize>(
+    input: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    assert_eq!(
+        input.dims()[D - 1],
+        weight.dims()[0],
+        "channels of a linear layer's input"
+    );
+    match bias {
+        Some(bias) => {
+            fused!([input, weight, bias], fused_linear());
+            portable::linear(input, weight, Some(bias))
+        }
+        None => {
+            fused!([input, weight], fused_product());
+            portable::linear(input, weight, None)
+        }
+    }
+}
+
+/// A convolution. On the CPU those of 3×3 with stride and padding 1, and those of 1×1, are computed by minimal filtering (Lavin & Gray 2016)
+/// and as a matrix product; the others as burn does.
+///
+/// # Shapes
+/// - `input`: `[batch, in, height, width]`
+/// - output: `[batch, out, height, width]`, where the stride is 1 and the padding keeps the size
+///
+/// # Panics
+/// If `input` has not the channels of `layer`.
+pub fn conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(bias) = &layer.bias
+        && keeps_size(layer)
+        && input.shape().num_elements() > 0
+    {
+        return convolve(input, layer.weight.val(), bias.val());
+    }
+    layer.forward(input)
+}
+
+/// A convolution that [`keeps_size`].
+#[cfg(feature = "flex")]
+fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    assert_eq!(
+        input.dims()[1],
+        weight.dims()[1],
+        "channels of a convolution's input"
+    );
+    fused!([input, weight, bias], fused_convolution());
+    portable::convolve(input, weight, bias)
+}
+
+/// Whether a layer is a 3×3 convolution with padding 1, or a 1×1 one, with no stride, dilation or groups.
+#[cfg(feature = "flex")]
+fn keeps_size(layer: &Conv2d) -> bool {
+    let plain = layer.stride == [1, 1] && layer.dilation == [1, 1] && layer.groups == 1;
+    plain
+        && match (layer.kernel_size, &layer.padding) {
+            ([3, 3], PaddingConfig2d::Explicit(1, 1, 1, 1)) => true,
+            ([1, 1], PaddingConfig2d::Valid | PaddingConfig2d::Explicit(0, 0, 0, 0)) => true,
+            ([3, 3] | [1, 1], PaddingConfig2d::Same) => true,
+            _ => false,
+        }
 }
 
 /// `x · sigmoid(x)` (Elfwing et al. 2017), of each element.
 pub fn silu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
-    activation::silu(input)
+    fused!([input], fused_swish(1.0));
+    portable::silu(input)
+}
+
+/// `x · Φ(x)`, of each element: the exact, error-function GELU (Hendrycks & Gimpel 2016).
+pub fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    fused!([input], fused_gelu());
+    portable::gelu(input)
 }
 
 /// `hidden · GELU(gate)` with the exact, error-function GELU, where the last axis of the input holds `hidden`, then `gate` (Shazeer 2020).
@@ -77,14 +242,16 @@ pub fn geglu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
         channels.is_multiple_of(2),
         "GEGLU halves its last axis, which has {channels} channels"
     );
-    let hidden = input.clone().narrow(D - 1, 0, channels / 2);
-    let gate = input.narrow(D - 1, channels / 2, channels / 2);
-    hidden * activation::gelu(gate)
+    if channels > 0 {
+        fused!([input], fused_geglu());
+    }
+    portable::geglu(input)
 }
 
 /// `x · sigmoid(1.702 x)`, of each element: the approximation of GELU that OpenAI's CLIP was trained with.
 pub fn quick_gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
-    input.clone() * activation::sigmoid(input * 1.702)
+    fused!([input], fused_swish(1.702));
+    portable::quick_gelu(input)
 }
 
 #[cfg(test)]

@@ -1,0 +1,361 @@
+//! Every fused path against the portable body of the same operation: results and gradients, over shapes, strides and odd sizes.
+
+use burn::module::Param;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
+use burn::tensor::{Gradients, Tensor, TensorData};
+use parity::{device, relative_error, values};
+use proptest::prelude::*;
+
+use crate::portable;
+
+/// Normal-looking numbers, the same for the same seed.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut uniform = move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32
+    };
+    (0..count)
+        .map(|_| (0..4).map(|_| uniform()).sum::<f32>() * 1.7 - 3.4)
+        .collect()
+}
+
+/// A leaf of the graph.
+fn leaf<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+    let data = TensorData::new(numbers(shape.iter().product(), seed), shape);
+    Tensor::from_data(data, &device().autodiff()).require_grad()
+}
+
+/// A result, and the gradients of a weighted sum of it.
+fn result<const D: usize>(
+    out: Tensor<D>,
+    gradients: impl FnOnce(&Gradients) -> Vec<Vec<f32>>,
+) -> Vec<Vec<f32>> {
+    let weight = leaf(out.dims(), 99).detach();
+    let grads = (out.clone() * weight).sum().backward();
+    let mut all = gradients(&grads);
+    all.push(values(out));
+    all
+}
+
+fn gradient<const D: usize>(leaf: &Tensor<D>, grads: &Gradients) -> Vec<f32> {
+    values(leaf.grad(grads).expect("each leaf has a gradient"))
+}
+
+/// The largest relative error of a result and its gradients.
+fn apart(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    ours.iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| relative_error(ours, theirs))
+        .fold(0.0, f64::max)
+}
+
+/// How far `ours` is from `theirs`, and each gradient, of the leaves that both are given.
+fn disagreement<const D: usize, const N: usize>(
+    leaves: [Tensor<D>; N],
+    ours: impl Fn([Tensor<D>; N]) -> Tensor<D>,
+    theirs: impl Fn([Tensor<D>; N]) -> Tensor<D>,
+) -> f64 {
+    let gradients = |grads: &Gradients| leaves.iter().map(|leaf| gradient(leaf, grads)).collect();
+    apart(
+        &result(ours(leaves.clone()), gradients),
+        &result(theirs(leaves.clone()), gradients),
+    )
+}
+
+/// As the layers around attention hand heads over: `[batch, positions, heads · dim]` in memory.
+fn split(tensor: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, positions, channels] = tensor.dims();
+    tensor
+        .reshape([batch, positions, heads, channels / heads])
+        .swap_dims(1, 2)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn attention_agrees(batch in 1usize..3, heads in 1usize..4, positions in 1usize..140, tokens in 1usize..210, dim in 1usize..90, seed in 0u64..1000) {
+        let leaves = [
+            leaf([batch, positions, heads * dim], seed),
+            leaf([batch, tokens, heads * dim], seed + 1),
+            leaf([batch, tokens, heads * dim], seed + 2),
+        ];
+        let join = |out: Tensor<4>| out.swap_dims(1, 2).reshape([batch, positions, heads * dim]);
+        let error = disagreement(
+            leaves,
+            |[q, k, v]| join(crate::attention(split(q, heads), split(k, heads), split(v, heads), false)),
+            |[q, k, v]| join(portable::attention(split(q, heads), split(k, heads), split(v, heads), false)),
+        );
+        prop_assert!(error < 1e-5, "{error:e}");
+    }
+
+    #[test]
+    fn causal_attention_agrees(heads in 1usize..4, positions in 1usize..140, dim in 1usize..70, seed in 0u64..1000) {
+        let leaves = [0, 1, 2].map(|i| leaf([2, heads, positions, dim], seed + i));
+        let error = disagreement(
+            leaves,
+            |[q, k, v]| crate::attention(q, k, v, true),
+            |[q, k, v]| portable::attention(q, k, v, true),
+        );
+        prop_assert!(error < 1e-5, "{error:e}");
+    }
+
+    #[test]
+    fn large_scores_keep_their_softmax(scale in 1f64..20.0, seed in 0u64..1000) {
+        let leaves = [0, 1, 2].map(|i| leaf([1, 1, 33, 40], seed + i));
+        let error = disagreement(
+            leaves,
+            |[q, k, v]| crate::attention(q * scale, k, v, false),
+            |[q, k, v]| portable::attention(q * scale, k, v, false),
+        );
+        // A difference of scores loses digits as they grow.
+        prop_assert!(error < 1e-5 * (1.0 + scale), "{error:e}");
+    }
+
+    #[test]
+    fn activations_agree(rows in 1usize..50, half in 1usize..40, spread in 0.1f64..20.0, seed in 0u64..1000) {
+        let input = || [leaf([rows, 2 * half], seed)];
+        let spread = |x: Tensor<2>| x * spread;
+        let errors = [
+            disagreement(input(), |[x]| crate::silu(spread(x)), |[x]| portable::silu(spread(x))),
+            disagreement(input(), |[x]| crate::gelu(spread(x)), |[x]| portable::gelu(spread(x))),
+            disagreement(input(), |[x]| crate::geglu(spread(x)), |[x]| portable::geglu(spread(x))),
+            disagreement(input(), |[x]| crate::quick_gelu(spread(x)), |[x]| portable::quick_gelu(spread(x))),
+            // Lies column by column.
+            disagreement(input(), |[x]| crate::silu(spread(x).transpose()), |[x]| portable::silu(spread(x).transpose())),
+        ];
+        prop_assert!(errors.iter().all(|error| *error < 1e-5), "{errors:?}");
+    }
+
+    #[test]
+    fn group_norm_agrees(batch in 1usize..3, groups in 1usize..5, each in 1usize..5, height in 2usize..20, width in 3usize..20, offset in -3f64..3.0, seed in 0u64..1000) {
+        let channels = groups * each;
+        let norm = GroupNorm {
+            gamma: Some(Param::from_tensor(leaf([channels], seed + 1))),
+            beta: Some(Param::from_tensor(leaf([channels], seed + 2))),
+            ..GroupNormConfig::new(groups, channels).init(&device())
+        };
+        let input = leaf([batch, channels, height, width], seed);
+        for silu in [false, true] {
+            let error = disagreement(
+                [input.clone()],
+                |[x]| crate::normalize(x + offset, &norm, silu),
+                |[x]| portable::group_norm(x + offset, &norm, silu),
+            );
+            prop_assert!(error < 1e-5, "silu {silu}: {error:e}");
+        }
+    }
+
+    #[test]
+    fn linear_agrees(batch in 1usize..3, rows in 1usize..300, from in 1usize..70, to in 1usize..300, turned in any::<bool>(), biased in any::<bool>(), seed in 0u64..1000) {
+        let (x, b) = (leaf([batch, rows, from], seed), leaf([to], seed + 2));
+        let w = leaf(if turned { [to, from] } else { [from, to] }, seed + 1);
+        let weight = || if turned { w.clone().transpose() } else { w.clone() };
+        let bias = || biased.then(|| b.clone());
+        let gradients = |grads: &Gradients| {
+            let mut all = vec![gradient(&x, grads), gradient(&w, grads)];
+            all.extend(biased.then(|| gradient(&b, grads)));
+            all
+        };
+        let error = apart(
+            &result(crate::multiply(x.clone(), weight(), bias()), gradients),
+            &result(portable::linear(x.clone(), weight(), bias()), gradients),
+        );
+        prop_assert!(error < 1e-5, "{error:e}");
+    }
+
+    #[test]
+    fn convolution_agrees(batch in 1usize..3, from in 1usize..20, to in 1usize..30, height in 1usize..40, width in 1usize..70, three in any::<bool>(), seed in 0u64..1000) {
+        let side = if three { 3 } else { 1 };
+        let (x, w, b) = (leaf([batch, from, height, width], seed), leaf([to, from, side, side], seed + 1), leaf([to], seed + 2));
+        let gradients = |grads: &Gradients| vec![gradient(&x, grads), gradient(&w, grads), gradient(&b, grads)];
+        let error = apart(
+            &result(crate::convolve(x.clone(), w.clone(), b.clone()), gradients),
+            &result(portable::convolve(x.clone(), w.clone(), b.clone()), gradients),
+        );
+        prop_assert!(error < if three { 1e-4 } else { 1e-5 }, "{error:e}");
+    }
+}
+
+#[test]
+fn wide_convolutions_agree() {
+    // Whole vectors of tiles in a row, and a block of the input at a time.
+    for (batch, from, to, height, width) in [
+        (2, 20, 40, 64, 64),
+        (1, 70, 13, 256, 128),
+        (1, 3, 8, 30, 131),
+    ] {
+        let (x, w, b) = (
+            leaf([batch, from, height, width], 1),
+            leaf([to, from, 3, 3], 2),
+            leaf([to], 3),
+        );
+        let gradients = |grads: &Gradients| {
+            vec![
+                gradient(&x, grads),
+                gradient(&w, grads),
+                gradient(&b, grads),
+            ]
+        };
+        let error = apart(
+            &result(crate::convolve(x.clone(), w.clone(), b.clone()), gradients),
+            &result(
+                portable::convolve(x.clone(), w.clone(), b.clone()),
+                gradients,
+            ),
+        );
+        assert!(
+            error < 1e-4,
+            "{batch}×{from}×{height}×{width} to {to}: {error:e}"
+        );
+    }
+}
+
+#[test]
+fn layers_take_the_paths_of_their_shapes() {
+    let device = device();
+    let x = leaf([2, 6, 9, 12], 1).inner();
+    let layer = |side, padding| Conv2dConfig::new([6, 5], [side, side]).with_padding(padding);
+    for config in [
+        layer(3, PaddingConfig2d::Explicit(1, 1, 1, 1)),
+        layer(3, PaddingConfig2d::Same),
+        layer(1, PaddingConfig2d::Valid),
+        layer(3, PaddingConfig2d::Valid),
+        layer(3, PaddingConfig2d::Explicit(0, 1, 0, 1)).with_stride([2, 2]),
+        layer(3, PaddingConfig2d::Explicit(1, 1, 1, 1)).with_stride([2, 2]),
+        layer(3, PaddingConfig2d::Explicit(1, 1, 1, 1)).with_bias(false),
+        layer(5, PaddingConfig2d::Same),
+    ] {
+        let layer = config.init(&device);
+        let (ours, theirs) = (crate::conv2d(x.clone(), &layer), layer.forward(x.clone()));
+        assert_eq!(ours.dims(), theirs.dims(), "{config}");
+        let error = relative_error(&values(ours), &values(theirs));
+        assert!(error < 1e-5, "{config}: {error:e}");
+    }
+    let layer = LinearConfig::new(12, 7).init(&device);
+    let error = relative_error(
+        &values(crate::linear(x.clone(), &layer)),
+        &values(layer.forward(x)),
+    );
+    assert!(error < 1e-6, "{error:e}");
+}
+
+#[test]
+fn layer_norm_agrees() {
+    for (rows, channels) in [(1, 8), (7, 33), (130, 320), (3, 1280)] {
+        let norm = LayerNormConfig::new(channels).init(&device().autodiff());
+        let input = || [leaf([2, rows, channels], 5)];
+        let error = disagreement(
+            input(),
+            |[x]| crate::layer_norm(x + 1.0, &norm, 1e-5),
+            |[x]| norm.forward(x + 1.0),
+        );
+        assert!(error < 1e-5, "{rows}×{channels}: {error:e}");
+    }
+}
+
+#[test]
+fn norms_train_their_weights() {
+    let device = device().autodiff();
+    let weighted = |channels: usize| {
+        let values = |seed| {
+            Param::from_tensor(
+                Tensor::<1>::from_data(
+                    TensorData::new(numbers(channels, seed), [channels]),
+                    &device,
+                )
+                .require_grad(),
+            )
+        };
+        (values(1), values(2))
+    };
+    let (gamma, beta) = weighted(12);
+    let norm = GroupNorm {
+        gamma: Some(gamma.clone()),
+        beta: Some(beta.clone()),
+        ..GroupNormConfig::new(3, 12).init(&device)
+    };
+    let input = leaf([2, 12, 5, 9], 3).detach();
+    let weights = leaf([2, 12, 5, 9], 4).detach();
+    let gradients = |out: Tensor<4>| {
+        let grads = (out * weights.clone()).sum().backward();
+        [&gamma, &beta].map(|param| {
+            values(
+                param
+                    .val()
+                    .grad(&grads)
+                    .expect("a trained parameter has a gradient"),
+            )
+        })
+    };
+    let ours = gradients(crate::group_norm_silu(input.clone(), &norm));
+    let theirs = gradients(portable::group_norm(input, &norm, true));
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert!(relative_error(ours, theirs) < 1e-5);
+    }
+
+    let mut norm = LayerNormConfig::new(12).init(&device);
+    (norm.gamma, norm.beta) = (gamma.clone(), Some(beta.clone()));
+    let input = leaf([2, 7, 3, 12], 5).detach();
+    let weights = leaf([2, 7, 3, 12], 6).detach();
+    let gradients = |out: Tensor<4>| {
+        let grads = (out * weights.clone()).sum().backward();
+        [&gamma, &beta].map(|param| {
+            values(
+                param
+                    .val()
+                    .grad(&grads)
+                    .expect("a trained parameter has a gradient"),
+            )
+        })
+    };
+    let (ours, theirs) = (
+        gradients(crate::layer_norm(input.clone(), &norm, 1e-5)),
+        gradients(norm.forward(input)),
+    );
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert!(relative_error(ours, theirs) < 1e-5);
+    }
+}
+
+#[test]
+fn a_result_does_not_depend_on_the_number_of_threads() {
+    let run = || {
+        let device = device();
+        let random = |shape: [usize; 4], seed| {
+            Tensor::<4>::from_data(
+                TensorData::new(numbers(shape.iter().product(), seed), shape),
+                &device,
+            )
+        };
+        let q = random([1, 2, 200, 40], 1);
+        let attended = crate::attention(q.clone(), q.clone() * 0.5, q, false);
+        let conv = Conv2d {
+            weight: Param::from_tensor(random([40, 16, 3, 3], 2)),
+            bias: Some(Param::from_tensor(random([1, 1, 1, 40], 3).reshape([40]))),
+            ..Conv2dConfig::new([16, 40], [3, 3])
+                .with_padding(PaddingConfig2d::Same)
+                .init(&device)
+        };
+        [
+            values(attended),
+            values(crate::conv2d(random([2, 16, 32, 64], 4), &conv)),
+        ]
+    };
+    let alone = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .expect("a pool of one thread")
+        .install(run);
+    let many = rayon::ThreadPoolBuilder::new()
+        .num_threads(5)
+        .build()
+        .expect("a pool of five threads")
+        .install(run);
+    assert_eq!(alone, many);
+}

@@ -1,0 +1,537 @@
+//! Attention without a score matrix (Dao et al. 2022, Rabe & Staats 2021): tiles of scores live in the first-level cache, forward by an
+//! online softmax, backward by computing them again from the logarithm of each row's sum.
+//!
+//! Forward, the lanes of a vector are queries: then the softmax runs down the rows of a tile and needs no sum across lanes. Backward, they are keys.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::tile::{
+    Buffer, Rows, STRIP, exp2, lanes, multiply_rows, multiply_strip, pack_columns, pack_rows,
+    vectors, vectors_mut, zero_tile,
+};
+
+/// Keys of one tile of scores: with 32 queries, 12 KiB.
+const KEYS: usize = 96;
+/// Queries of one tile of scores in the backward pass.
+const QUERIES: usize = 96;
+
+/// The heads of a batch of queries, keys or values: `[batch, heads, positions, dim]`, with any strides before the last axis.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads<'a> {
+    pub data: &'a [f32],
+    pub batch: usize,
+    pub heads: usize,
+    pub positions: usize,
+    pub dim: usize,
+    /// Distance of two members of the batch, two heads, two positions.
+    pub strides: [usize; 3],
+}
+
+impl<'a> Heads<'a> {
+    fn head(&self, index: usize) -> Rows<'a> {
+        let [batch, head, position] = self.strides;
+        let first = index / self.heads * batch + index % self.heads * head;
+        Rows {
+            data: self.data.get(first..).unwrap_or(&[]),
+            stride: position,
+        }
+    }
+}
+
+/// The rows of `[batch, positions, heads, dim]` in memory, by head.
+fn rows_by_head(
+    data: &mut [f32],
+    heads: usize,
+    positions: usize,
+    dim: usize,
+) -> Vec<Vec<&mut [f32]>> {
+    let mut all: Vec<Vec<&mut [f32]>> = (0..data.len() / (positions * dim).max(1))
+        .map(|_| vec![])
+        .collect();
+    for (index, row) in data.chunks_exact_mut(dim).enumerate() {
+        all[index / (positions * heads) * heads + index % heads].push(row);
+    }
+    all
+}
+
+/// Rows of a strip that fit a head's width best: the accumulator of an output tile has so many rows.
+fn strip_of(dim: usize) -> usize {
+    [12, 10, 8]
+        .into_iter()
+        .min_by_key(|rows| dim.next_multiple_of(*rows))
+        .unwrap_or(STRIP)
+}
+
+/// `softmax(Q Kᵀ / √dim) V`, and of each query the binary logarithm of its sum of exponentials.
+///
+/// `out` is `[batch, queries, heads, dim]`, `sums` is `[batch · heads, queries]`.
+pub(crate) fn forward(
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    causal: bool,
+    out: &mut [f32],
+    sums: &mut [f32],
+) {
+    match strip_of(q.dim) {
+        12 => forward_by::<12>(q, k, v, causal, out, sums),
+        10 => forward_by::<10>(q, k, v, causal, out, sums),
+        _ => forward_by::<8>(q, k, v, causal, out, sums),
+    }
+}
+
+fn forward_by<const R: usize>(
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    causal: bool,
+    out: &mut [f32],
+    sums: &mut [f32],
+) {
+    let (dim, queries, keys, heads) = (q.dim, q.positions, k.positions, q.batch * q.heads);
+    let (k_size, v_size) = (
+        keys.div_ceil(STRIP) * STRIP * dim,
+        dim.div_ceil(R) * R * keys,
+    );
+    let mut packed = Buffer::zeros(heads * (k_size + v_size));
+    packed
+        .write()
+        .par_chunks_exact_mut(k_size + v_size)
+        .enumerate()
+        .for_each(|(head, out)| {
+            let (k_out, v_out) = out.split_at_mut(k_size);
+            pack_rows::<STRIP>(k.head(head), 0, keys, dim, k_out);
+            pack_columns::<R>(v.head(head), 0, keys, dim, v_out);
+        });
+    // One task takes some queries of one head; its output rows are not contiguous, so they are handed over as a list of rows.
+    let tile = 2 * lanes();
+    let chunk = queries
+        .div_ceil((2 * rayon::current_num_threads()).div_ceil(heads))
+        .next_multiple_of(tile)
+        .min(1024);
+    let mut tasks: Vec<(usize, usize, &mut [f32], Vec<&mut [f32]>)> = sums
+        .chunks_mut(queries)
+        .enumerate()
+        .flat_map(|(head, sums)| {
+            sums.chunks_mut(chunk)
+                .enumerate()
+                .map(move |(c, sums)| (head, c * chunk, sums, Vec::new()))
+        })
+        .collect();
+    let per_head = queries.div_ceil(chunk);
+    for (index, row) in out.chunks_exact_mut(dim).enumerate() {
+        let (batch, rest) = (index / (queries * q.heads), index % (queries * q.heads));
+        let (position, head) = (rest / q.heads, rest % q.heads);
+        tasks[(batch * q.heads + head) * per_head + position / chunk]
+            .3
+            .push(row);
+    }
+    tasks.into_par_iter().for_each(|(head, first, sums, out)| {
+        let (packed_k, packed_v) =
+            packed.read()[head * (k_size + v_size)..][..k_size + v_size].split_at(k_size);
+        Arch::new().dispatch(Forward::<R> {
+            q: q.head(head),
+            packed_k,
+            packed_v,
+            first,
+            keys,
+            dim,
+            causal,
+            out,
+            sums,
+        });
+    });
+}
+
+struct Forward<'a, const R: usize> {
+    q: Rows<'a>,
+    packed_k: &'a [f32],
+    packed_v: &'a [f32],
+    first: usize,
+    keys: usize,
+    dim: usize,
+    causal: bool,
+    out: Vec<&'a mut [f32]>,
+    sums: &'a mut [f32],
+}
+
+impl<const R: usize> WithSimd for Forward<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            q,
+            packed_k,
+            packed_v,
+            first,
+            keys,
+            dim,
+            causal,
+            mut out,
+            sums,
+        } = self;
+        let width = 2 * S::F32_LANES;
+        let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
+        let mut queries = Buffer::zeros(dim * width);
+        let mut scores = Buffer::zeros(KEYS * width);
+        let mut mixed = Buffer::zeros(dim.div_ceil(R) * R * width);
+        let count = sums.len();
+        for tile in (0..count).step_by(width) {
+            let wide = width.min(count - tile);
+            let columns = queries.write();
+            columns.fill(0.0);
+            for lane in 0..wide {
+                let row = q.row(first + tile + lane, dim);
+                for (out, &value) in columns[lane..].iter_mut().step_by(width).zip(row) {
+                    *out = value * scale;
+                }
+            }
+            mixed.write().fill(0.0);
+            let mut largest = [simd.splat_f32s(f32::NEG_INFINITY); 2];
+            let mut total = [simd.splat_f32s(0.0); 2];
+            let seen = if causal {
+                keys.min(first + tile + wide)
+            } else {
+                keys
+            };
+            for key in (0..seen).step_by(KEYS) {
+                let here = KEYS.min(seen - key);
+                // Scores: rows are keys, lanes are queries.
+                let panel = vectors::<S, 2>(queries.read());
+                for (strip, out) in scores.write()[..here.div_ceil(STRIP) * STRIP * width]
+                    .chunks_exact_mut(STRIP * width)
+                    .enumerate()
+                {
+                    let strip = &packed_k[(key / STRIP + strip) * STRIP * dim..][..STRIP * dim];
+                    let tile = multiply_strip(
+                        simd,
+                        pulp::as_arrays::<STRIP, _>(strip).0,
+                        panel,
+                        zero_tile(simd),
+                    );
+                    for (out, tile) in vectors_mut::<S, 2>(out).iter_mut().zip(tile) {
+                        *out = tile;
+                    }
+                }
+                let scores = &mut scores.write()[..here * width];
+                if causal && key + here > first + tile {
+                    for (row, out) in scores.chunks_exact_mut(width).enumerate() {
+                        let hidden = (key + row).saturating_sub(first + tile).min(width);
+                        out[..hidden].fill(f32::NEG_INFINITY);
+                    }
+                }
+                // Online softmax.
+                let rows = vectors_mut::<S, 2>(scores);
+                let mut top = largest;
+                for row in rows.iter() {
+                    for (top, &score) in top.iter_mut().zip(row) {
+                        *top = simd.max_f32s(*top, score);
+                    }
+                }
+                let mut fade = [simd.splat_f32s(0.0); 2];
+                for i in 0..2 {
+                    fade[i] = exp2(simd, simd.sub_f32s(largest[i], top[i]));
+                    total[i] = simd.mul_f32s(total[i], fade[i]);
+                }
+                for row in rows.iter_mut() {
+                    for i in 0..2 {
+                        row[i] = exp2(simd, simd.sub_f32s(row[i], top[i]));
+                        total[i] = simd.add_f32s(total[i], row[i]);
+                    }
+                }
+                largest = top;
+                // Output: rows are channels, lanes are queries.
+                let rows = vectors::<S, 2>(scores);
+                for (strip, mixed) in vectors_mut::<S, 2>(mixed.write())
+                    .chunks_exact_mut(R)
+                    .enumerate()
+                {
+                    let mut tile = zero_tile::<S, R, 2>(simd);
+                    for (tile, mixed) in tile.iter_mut().zip(mixed.iter()) {
+                        for i in 0..2 {
+                            tile[i] = simd.mul_f32s(mixed[i], fade[i]);
+                        }
+                    }
+                    let strip = &packed_v[(strip * keys + key) * R..][..here * R];
+                    let tile = multiply_strip(simd, pulp::as_arrays::<R, _>(strip).0, rows, tile);
+                    mixed.copy_from_slice(&tile);
+                }
+            }
+            let mut sum_of = [[0f32; 2 * MAX_LANES]; 2];
+            for i in 0..2 {
+                S::as_mut_simd_f32s(&mut sum_of[0]).0[i] = total[i];
+                S::as_mut_simd_f32s(&mut sum_of[1]).0[i] = largest[i];
+            }
+            let mixed = mixed.read();
+            for lane in 0..wide {
+                let inverse = 1.0 / sum_of[0][lane];
+                for (out, &value) in out[tile + lane]
+                    .iter_mut()
+                    .zip(mixed[lane..].iter().step_by(width))
+                {
+                    *out = value * inverse;
+                }
+                sums[tile + lane] = sum_of[1][lane] + sum_of[0][lane].log2();
+            }
+        }
+    }
+}
+
+/// The widest vector, of AVX-512, in floats.
+const MAX_LANES: usize = 16;
+
+/// Gradients of queries, keys and values, each `[batch, positions, heads, dim]` in memory.
+pub(crate) struct Gradients {
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+}
+
+/// The backward pass, from the output and the sums of the forward one.
+pub(crate) fn backward(inputs: [Heads<'_>; 5], sums: &[f32], causal: bool) -> Gradients {
+    match strip_of(inputs[0].dim) {
+        12 => backward_by::<12>(inputs, sums, causal),
+        10 => backward_by::<10>(inputs, sums, causal),
+        _ => backward_by::<8>(inputs, sums, causal),
+    }
+}
+
+fn backward_by<const R: usize>(
+    [q, k, v, out, grad]: [Heads<'_>; 5],
+    sums: &[f32],
+    causal: bool,
+) -> Gradients {
+    let (dim, queries, keys, heads) = (q.dim, q.positions, k.positions, q.batch * q.heads);
+    let mut all = Gradients {
+        q: vec![0.0; heads * queries * dim],
+        k: vec![0.0; heads * keys * dim],
+        v: vec![0.0; heads * keys * dim],
+    };
+    let dq = rows_by_head(&mut all.q, q.heads, queries, dim);
+    let dk = rows_by_head(&mut all.k, q.heads, keys, dim);
+    let dv = rows_by_head(&mut all.v, q.heads, keys, dim);
+    dq.into_par_iter()
+        .zip(dk)
+        .zip(dv)
+        .enumerate()
+        .for_each(|(head, ((dq, dk), dv))| {
+            Arch::new().dispatch(Backward::<R> {
+                inputs: [q, k, v, out, grad].map(|heads| heads.head(head)),
+                sums: &sums[head * queries..][..queries],
+                shape: [queries, keys, dim],
+                causal,
+                dq,
+                dk,
+                dv,
+            });
+        });
+    all
+}
+
+struct Backward<'a, const R: usize> {
+    inputs: [Rows<'a>; 5],
+    sums: &'a [f32],
+    shape: [usize; 3],
+    causal: bool,
+    dq: Vec<&'a mut [f32]>,
+    dk: Vec<&'a mut [f32]>,
+    dv: Vec<&'a mut [f32]>,
+}
+
+impl<const R: usize> WithSimd for Backward<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            inputs: [q, k, v, out, grad],
+            sums,
+            shape: [queries, keys, dim],
+            causal,
+            mut dq,
+            mut dk,
+            mut dv,
+        } = self;
+        let lanes = S::F32_LANES;
+        let width = 2 * lanes;
+        let scale = 1.0 / (dim as f32).sqrt();
+        let log_scale = std::f32::consts::LOG2_E * scale;
+        let padded = dim.next_multiple_of(lanes);
+        let strips = dim.div_ceil(R) * R;
+        let tall = queries.next_multiple_of(STRIP);
+
+        // Queries and gradients twice: strips along the rows for the scores, strips along the columns for the keys' gradients.
+        let pack = |matrix: Rows<'_>| {
+            let mut by_rows = Buffer::zeros(tall * dim);
+            pack_rows::<STRIP>(matrix, 0, queries, dim, by_rows.write());
+            // Its rows end with zeros, so that a whole strip of scores can be taken.
+            let mut by_columns = Buffer::zeros(strips * tall);
+            for (strip, out) in by_columns.write().chunks_exact_mut(tall * R).enumerate() {
+                let wide = R.min(dim - strip * R);
+                for (row, out) in out.chunks_exact_mut(R).take(queries).enumerate() {
+                    out[..wide].copy_from_slice(&matrix.row(row, dim)[strip * R..][..wide]);
+                }
+            }
+            (by_rows, by_columns)
+        };
+        let (q_rows, q_columns) = pack(q);
+        let (grad_rows, grad_columns) = pack(grad);
+        // Of each query: the logarithm of its sum, and Σ gradient · output.
+        let mut sum_of = vec![f32::MAX; tall];
+        sum_of[..queries].copy_from_slice(sums);
+        let mut inner = vec![0f32; tall];
+        for (row, inner) in inner.iter_mut().take(queries).enumerate() {
+            *inner = out
+                .row(row, dim)
+                .iter()
+                .zip(grad.row(row, dim))
+                .map(|(a, b)| a * b)
+                .sum();
+        }
+
+        let mut dq_padded = Buffer::zeros(tall * padded);
+        let mut k_lanes = Buffer::zeros(dim * width);
+        let mut v_lanes = Buffer::zeros(dim * width);
+        let mut k_padded = Buffer::zeros(width * padded);
+        let mut dk_lanes = Buffer::zeros(strips * width);
+        let mut dv_lanes = Buffer::zeros(strips * width);
+        let mut weights = Buffer::zeros(QUERIES * width);
+        let mut slopes = Buffer::zeros(QUERIES * width);
+
+        for key in (0..keys).step_by(width) {
+            let wide = width.min(keys - key);
+            for (matrix, out) in [(k, k_lanes.write()), (v, v_lanes.write())] {
+                out.fill(0.0);
+                for lane in 0..wide {
+                    for (out, &value) in out[lane..]
+                        .iter_mut()
+                        .step_by(width)
+                        .zip(matrix.row(key + lane, dim))
+                    {
+                        *out = value;
+                    }
+                }
+            }
+            // `[vectors of the head][keys][lanes]`
+            let k_out = k_padded.write();
+            k_out.fill(0.0);
+            for lane in 0..wide {
+                for (column, from) in k.row(key + lane, dim).chunks(lanes).enumerate() {
+                    k_out[(column * width + lane) * lanes..][..from.len()].copy_from_slice(from);
+                }
+            }
+            dk_lanes.write().fill(0.0);
+            dv_lanes.write().fill(0.0);
+            let start = if causal { key / STRIP * STRIP } else { 0 };
+            for query in (start..tall).step_by(QUERIES) {
+                let here = QUERIES.min(tall - query);
+                for row in (0..here).step_by(STRIP) {
+                    let at = (query + row) * dim;
+                    let a = &q_rows.read()[at..][..STRIP * dim];
+                    let scores = multiply_strip(
+                        simd,
+                        pulp::as_arrays::<STRIP, _>(a).0,
+                        vectors::<S, 2>(k_lanes.read()),
+                        zero_tile(simd),
+                    );
+                    let out =
+                        vectors_mut::<S, 2>(&mut weights.write()[row * width..][..STRIP * width]);
+                    for i in 0..STRIP {
+                        let sum = simd.splat_f32s(sum_of[query + row + i]);
+                        for half in 0..2 {
+                            let score = simd.mul_f32s(scores[i][half], simd.splat_f32s(log_scale));
+                            out[i][half] = exp2(simd, simd.sub_f32s(score, sum));
+                        }
+                    }
+                    if wide < width {
+                        for row in
+                            weights.write()[row * width..][..STRIP * width].chunks_exact_mut(width)
+                        {
+                            row[wide..].fill(0.0);
+                        }
+                    }
+                    if causal {
+                        for (i, out) in weights.write()[row * width..][..STRIP * width]
+                            .chunks_exact_mut(width)
+                            .enumerate()
+                        {
+                            let visible = (query + row + i + 1).saturating_sub(key).min(width);
+                            out[visible..].fill(0.0);
+                        }
+                    }
+                    let a = &grad_rows.read()[at..][..STRIP * dim];
+                    let pulls = multiply_strip(
+                        simd,
+                        pulp::as_arrays::<STRIP, _>(a).0,
+                        vectors::<S, 2>(v_lanes.read()),
+                        zero_tile(simd),
+                    );
+                    let weights = vectors::<S, 2>(&weights.read()[row * width..][..STRIP * width]);
+                    let out =
+                        vectors_mut::<S, 2>(&mut slopes.write()[row * width..][..STRIP * width]);
+                    for i in 0..STRIP {
+                        let inner = simd.splat_f32s(inner[query + row + i]);
+                        for half in 0..2 {
+                            let pull = simd.mul_f32s(
+                                simd.sub_f32s(pulls[i][half], inner),
+                                simd.splat_f32s(scale),
+                            );
+                            out[i][half] = simd.mul_f32s(weights[i][half], pull);
+                        }
+                    }
+                }
+                // Gradients of values and keys: rows are channels, lanes are keys.
+                for (columns, tiles, panel) in [
+                    (&grad_columns, &mut dv_lanes, weights.read()),
+                    (&q_columns, &mut dk_lanes, slopes.read()),
+                ] {
+                    let panel = vectors::<S, 2>(&panel[..here * width]);
+                    for (strip, out) in vectors_mut::<S, 2>(tiles.write())
+                        .chunks_exact_mut(R)
+                        .enumerate()
+                    {
+                        let mut tile = zero_tile::<S, R, 2>(simd);
+                        tile.copy_from_slice(out);
+                        let a = &columns.read()[(strip * tall + query) * R..][..here * R];
+                        let tile = multiply_strip(simd, pulp::as_arrays::<R, _>(a).0, panel, tile);
+                        out.copy_from_slice(&tile);
+                    }
+                }
+                // Gradient of the queries: rows are queries, lanes are channels.
+                for row in (0..here).step_by(STRIP) {
+                    let slopes = &slopes.read()[row * width..][..STRIP * width];
+                    let mut rows: [&[f32]; STRIP] = [&[]; STRIP];
+                    for (row, from) in rows.iter_mut().zip(slopes.chunks_exact(width)) {
+                        *row = from;
+                    }
+                    for (column, panel) in k_padded.read().chunks_exact(width * lanes).enumerate() {
+                        let panel = vectors::<S, 1>(panel);
+                        let mut tile = zero_tile::<S, STRIP, 1>(simd);
+                        let out = dq_padded.write();
+                        let at = |i: usize| (query + row + i) * padded + column * lanes;
+                        for (i, tile) in tile.iter_mut().enumerate() {
+                            tile[0] = vectors::<S, 1>(&out[at(i)..][..lanes])[0][0];
+                        }
+                        let tile = multiply_rows(simd, &rows, panel, tile);
+                        for (i, tile) in tile.iter().enumerate() {
+                            vectors_mut::<S, 1>(&mut out[at(i)..][..lanes])[0] = *tile;
+                        }
+                    }
+                }
+            }
+            for lane in 0..wide {
+                for (tiles, out) in [(&dk_lanes, &mut dk), (&dv_lanes, &mut dv)] {
+                    let from = tiles.read()[lane..].iter().step_by(width);
+                    for (out, &value) in out[key + lane].iter_mut().zip(from) {
+                        *out = value;
+                    }
+                }
+            }
+        }
+        for (out, from) in dq.iter_mut().zip(dq_padded.read().chunks_exact(padded)) {
+            out.copy_from_slice(&from[..dim]);
+        }
+    }
+}

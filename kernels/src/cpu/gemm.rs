@@ -1,0 +1,204 @@
+//! Matrix products: the `gemm` crate on one thread for each block of the result.
+
+use std::mem::MaybeUninit;
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::math::vectorized;
+use super::memory::build;
+
+/// Rows or columns of a block at least, so that packing the other operand costs little beside it.
+const BLOCK: usize = 128;
+
+/// A matrix somewhere in a slice: element `(row, column)` lies at `row · strides[0] + column · strides[1]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    pub data: &'a [f32],
+    pub rows: usize,
+    pub columns: usize,
+    pub strides: [usize; 2],
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows one after the other.
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self {
+            data,
+            rows,
+            columns,
+            strides: [columns, 1],
+        }
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        let Self {
+            data,
+            rows,
+            columns,
+            strides: [down, along],
+        } = self;
+        Self {
+            data,
+            rows: columns,
+            columns: rows,
+            strides: [along, down],
+        }
+    }
+
+    /// Whether every element lies in the slice.
+    fn fits(&self) -> bool {
+        self.rows == 0
+            || self.columns == 0
+            || (self.rows - 1) * self.strides[0] + (self.columns - 1) * self.strides[1]
+                < self.data.len()
+    }
+}
+
+/// `A · B`, `[rows of A, columns of B]`, with a bias added to every row.
+pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    let len = a.rows * b.columns;
+    build(len, len, |_, out| multiply(out, a, b, bias))
+}
+
+/// `A · B` of each pair, one after the other.
+pub(crate) fn products<'a>(
+    count: usize,
+    shape: [usize; 2],
+    pair: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync,
+) -> Vec<f32> {
+    let size = shape[0] * shape[1];
+    build(count * size, count * size, |_, out| {
+        super::memory::fill_parts(out, size, |index, out| {
+            let (a, b) = pair(index);
+            multiply(out, a, b, None)
+        })
+    })
+}
+
+/// Where the blocks of one product are written.
+#[derive(Clone, Copy)]
+struct Target(*mut f32);
+
+// SAFETY: `multiply` hands every block to one task, and the blocks do not overlap.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// The element at an offset.
+    ///
+    /// # Safety
+    /// The offset lies in the output.
+    unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: as the caller says.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// Writes `A · B`, rows one after the other, with a bias added to every row.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub(crate) fn multiply<'a>(
+    out: &'a mut [MaybeUninit<f32>],
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    bias: Option<&[f32]>,
+) -> &'a mut [f32] {
+    let (rows, columns, inner) = (a.rows, b.columns, a.columns);
+    assert!(a.fits() && b.fits() && inner == b.rows && out.len() == rows * columns);
+    assert!(bias.is_none_or(|bias| bias.len() == columns));
+    let target = Target(out.as_mut_ptr().cast());
+    // The longer side is cut, into blocks for all threads.
+    let by_rows = rows >= columns;
+    let side = if by_rows { rows } else { columns };
+    let block = side.div_ceil(rayon::current_num_threads()).max(BLOCK);
+    let block = if by_rows && bias.is_some() {
+        block.min(1024)
+    } else {
+        block
+    };
+    (0..side.div_ceil(block)).into_par_iter().for_each(|index| {
+        let first = index * block;
+        let here = block.min(side - first);
+        let ([row, column], [high, wide]) = if by_rows {
+            ([first, 0], [here, columns])
+        } else {
+            ([0, first], [rows, here])
+        };
+        let (left, right) = (
+            &a.data[(row * a.strides[0]).min(a.data.len())..],
+            &b.data[(column * b.strides[1]).min(b.data.len())..],
+        );
+        // SAFETY: `fits` made sure that both operands' blocks lie in their slices, and the output's block, which begins at `row` and `column`
+        // and has `high` rows and `wide` columns, lies in an output of `rows · columns` floats. The blocks of different tasks do not overlap.
+        // `read_dst` is false, so the output need not be initialised.
+        unsafe {
+            gemm::gemm(
+                high,
+                wide,
+                inner,
+                target.at(row * columns + column),
+                1,
+                columns as isize,
+                false,
+                left.as_ptr(),
+                a.strides[1] as isize,
+                a.strides[0] as isize,
+                right.as_ptr(),
+                b.strides[1] as isize,
+                b.strides[0] as isize,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+        if let Some(bias) = bias {
+            for row in row..row + high {
+                // SAFETY: this row of the block was written just now, and belongs to this task alone.
+                let line = unsafe {
+                    std::slice::from_raw_parts_mut(target.at(row * columns + column), wide)
+                };
+                let bias = &bias[column..column + wide];
+                vectorized(|| {
+                    line.iter_mut().zip(bias).for_each(
+                        #[inline(always)]
+                        |(value, bias)| *value += bias,
+                    )
+                });
+            }
+        }
+    });
+    // SAFETY: the blocks cover the output, and each was written; a product over an empty inner axis is written as zeros.
+    unsafe { out.assume_init_mut() }
+}
+
+/// The sum of all rows.
+pub(crate) fn sum_rows(data: &[f32], columns: usize) -> Vec<f32> {
+    const ROWS: usize = 256;
+    let parts: Vec<Vec<f32>> = data
+        .par_chunks(ROWS * columns)
+        .map(|rows| {
+            let mut sum = vec![0f32; columns];
+            vectorized(|| {
+                for row in rows.chunks_exact(columns) {
+                    for (sum, value) in sum.iter_mut().zip(row) {
+                        *sum += value;
+                    }
+                }
+            });
+            sum
+        })
+        .collect();
+    let mut total = vec![0f64; columns];
+    for part in &parts {
+        for (total, &part) in total.iter_mut().zip(part) {
+            *total += f64::from(part);
+        }
+    }
+    total.iter().map(|&value| value as f32).collect()
+}

@@ -1,0 +1,69 @@
+//! Results that are written once, by several threads, into memory that was not zeroed before.
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+/// A vector of `len` floats, in chunks of `chunk` that `task` writes in parallel. It gets the index of its chunk, and gives back the chunk.
+///
+/// # Panics
+/// If a task gives back anything but its own chunk, whole.
+pub(crate) fn build(
+    len: usize,
+    chunk: usize,
+    task: impl Fn(usize, &mut [MaybeUninit<f32>]) -> &mut [f32] + Sync,
+) -> Vec<f32> {
+    let mut out = Vec::with_capacity(len);
+    out.spare_capacity_mut()[..len]
+        .par_chunks_mut(chunk.max(1))
+        .enumerate()
+        .for_each(|(index, chunk)| written(chunk, |chunk| task(index, chunk)));
+    // SAFETY: the capacity is at least `len`, and the chunks cover the first `len` elements; `written` made sure that each is written.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// Writes every part of `width` elements by `task`, which gets its index and gives it back.
+///
+/// # Panics
+/// If a task gives back anything but its own part, whole.
+#[inline(always)]
+pub(crate) fn fill_parts(
+    out: &mut [MaybeUninit<f32>],
+    width: usize,
+    mut task: impl FnMut(usize, &mut [MaybeUninit<f32>]) -> &mut [f32],
+) -> &mut [f32] {
+    for (index, part) in out.chunks_mut(width).enumerate() {
+        written(
+            part,
+            #[inline(always)]
+            |part| task(index, part),
+        );
+    }
+    // SAFETY: the parts cover the slice, and `written` made sure that each is written.
+    unsafe { out.assume_init_mut() }
+}
+
+/// Makes sure that `task` writes every element: as proof it gives back the same memory as initialised floats.
+#[inline(always)]
+fn written(
+    part: &mut [MaybeUninit<f32>],
+    task: impl FnOnce(&mut [MaybeUninit<f32>]) -> &mut [f32],
+) {
+    let (start, len) = (part.as_ptr().cast::<f32>(), part.len());
+    let done = task(part);
+    assert!(
+        done.as_ptr() == start && done.len() == len,
+        "a part of the output was not written"
+    );
+}
+
+/// Writes `value(index)` to every element.
+#[inline(always)]
+pub(crate) fn fill(out: &mut [MaybeUninit<f32>], value: impl Fn(usize) -> f32) -> &mut [f32] {
+    for (index, out) in out.iter_mut().enumerate() {
+        out.write(value(index));
+    }
+    // SAFETY: the loop has just written every element.
+    unsafe { out.assume_init_mut() }
+}

@@ -1,0 +1,15 @@
+//! The fused paths of the CPU backend, as an extension of burn's backends.
+//!
+//! Everything here takes contiguous f32 slices and gives vectors; [`ops`] turns burn's tensors into them, and gives each operation its gradient.
+
+mod attention;
+mod convolution;
+mod gemm;
+mod math;
+mod memory;
+mod norm;
+mod ops;
+mod pointwise;
+mod tile;
+
+pub(crate) use ops::{CpuOps, all_fused};

@@ -1,0 +1,799 @@
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::ops::{ConvOptions, ModuleOps};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{
+    Autodiff, Backend, DispatchTensorKind, Flex, TensorMetadata, backend_extension,
+};
+use burn::tensor::{Bytes, DType, Shape, Tensor};
+
+use super::attention::{self, Heads};
+use super::convolution::{self, Weight};
+use super::gemm::{self, Matrix};
+use super::norm::{self, Groups};
+use super::pointwise;
+
+/// Whether all tensors are f32 and on the CPU backend.
+pub(crate) fn all_fused<const N: usize>(tensors: [&dyn Fused; N]) -> bool {
+    tensors.iter().all(|tensor| tensor.fused())
+}
+
+/// A tensor that the fused paths can take, or not.
+pub(crate) trait Fused {
+    fn fused(&self) -> bool;
+}
+
+impl<const D: usize> Fused for Tensor<D> {
+    fn fused(&self) -> bool {
+        self.dtype() == DType::F32
+            && match self.clone().into_dispatch().kind {
+                DispatchTensorKind::Flex(_) => true,
+                DispatchTensorKind::Autodiff(inner) => {
+                    matches!(*inner, DispatchTensorKind::Flex(_))
+                }
+                #[allow(unreachable_patterns)]
+                _ => false,
+            }
+    }
+}
+
+/// The fused operations. Each takes f32 tensors; what they compute is said at the public functions of this crate.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait CpuOps: Backend {
+    /// `[batch, heads, positions, dim]` each.
+    fn fused_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self>;
+    /// `x · sigmoid(rate · x)`.
+    fn fused_swish(input: FloatTensor<Self>, rate: f64) -> FloatTensor<Self>;
+    /// `x · Φ(x)`.
+    fn fused_gelu(input: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `[.., 2 · channels]` to `[.., channels]`.
+    fn fused_geglu(input: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `[batch, channels, ..]`.
+    fn fused_group_norm(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+        silu: bool,
+    ) -> FloatTensor<Self>;
+    /// `[.., channels]`.
+    fn fused_layer_norm(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self>;
+    /// `[.., in]` by `[in, out]`.
+    fn fused_product(input: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `[.., in]` by `[in, out]`, plus `[out]`.
+    fn fused_linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// `[batch, in, height, width]` by `[out, in, 3, 3]` or `[out, in, 1, 1]`, plus `[out]`; height and width stay.
+    fn fused_convolution(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+/// A tensor of the CPU backend with its place in the graph.
+type Tracked = FloatTensor<Autodiff<Flex>>;
+
+/// A contiguous tensor of these values.
+fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(
+        Bytes::from_elems(values),
+        Layout::contiguous(shape),
+        DType::F32,
+    )
+}
+
+fn slice(tensor: &FlexTensor) -> &[f32] {
+    tensor
+        .as_slice()
+        .expect("the tensor was made contiguous, and is f32")
+}
+
+/// Runs on the values of tensors, made contiguous.
+fn on_slices<const N: usize, R>(tensors: [FlexTensor; N], run: impl FnOnce([&[f32]; N]) -> R) -> R {
+    let tensors = tensors.map(|tensor| tensor.to_contiguous());
+    run(std::array::from_fn(|i| slice(&tensors[i])))
+}
+
+// --- Attention
+
+/// A tensor whose last axis lies element by element, with no negative stride.
+fn headed(tensor: FlexTensor) -> FlexTensor {
+    let layout = tensor.layout();
+    if layout.strides()[3] == 1 && layout.has_positive_strides() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
+fn heads(tensor: &FlexTensor) -> Heads<'_> {
+    let [batch, heads, positions, dim] = tensor.shape().dims();
+    let layout = tensor.layout();
+    let stride = |axis: usize| layout.strides()[axis] as usize;
+    Heads {
+        data: &tensor.storage::<f32>()[layout.start_offset()..],
+        batch,
+        heads,
+        positions,
+        dim,
+        strides: [stride(0), stride(1), stride(2)],
+    }
+}
+
+/// `[batch, heads, positions, dim]` over `[batch, positions, heads, dim]` in memory, as the layers around attention have it.
+fn interleaved(values: Vec<f32>, [batch, heads, positions, dim]: [usize; 4]) -> FlexTensor {
+    let strides = [positions * heads * dim, dim, heads * dim, 1].map(|stride| stride as isize);
+    let layout = Layout::new(
+        Shape::new([batch, heads, positions, dim]),
+        strides.to_vec(),
+        0,
+    );
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}
+
+/// The output, and of each query the logarithm of its sum.
+fn attend([q, k, v]: [&FlexTensor; 3], causal: bool) -> (FlexTensor, Vec<f32>) {
+    let (q, k, v) = (heads(q), heads(k), heads(v));
+    let rows = q.batch * q.heads * q.positions;
+    let (mut out, mut sums) = (vec![0.0; rows * q.dim], vec![0.0; rows]);
+    attention::forward(q, k, v, causal, &mut out, &mut sums);
+    (
+        interleaved(out, [q.batch, q.heads, q.positions, q.dim]),
+        sums,
+    )
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+#[derive(Clone, Debug)]
+struct Attended {
+    inputs: [FlexTensor; 3],
+    out: FlexTensor,
+    sums: Vec<f32>,
+    causal: bool,
+}
+
+impl Backward<Flex, 3> for AttentionBackward {
+    type State = Attended;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = headed(grads.consume::<Flex>(&ops.node));
+        let Attended {
+            inputs: [q, k, v],
+            out,
+            sums,
+            causal,
+        } = ops.state;
+        let all = attention::backward([&q, &k, &v, &out, &grad].map(heads), &sums, causal);
+        for (parent, (values, like)) in
+            ops.parents
+                .into_iter()
+                .zip([(all.q, q), (all.k, k), (all.v, v)])
+        {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, interleaved(values, like.shape().dims()));
+            }
+        }
+    }
+}
+
+// --- Pointwise
+
+/// An activation of which the input is all that its gradient needs.
+#[derive(Clone, Copy, Debug)]
+enum Activation {
+    Swish(f32),
+    Gelu,
+    Geglu,
+}
+
+impl Activation {
+    fn forward(self, input: FlexTensor) -> FlexTensor {
+        let shape = input.shape();
+        on_slices([input], |[x]| match self {
+            Self::Swish(rate) => tensor(pointwise::swish(x, rate), shape),
+            Self::Gelu => tensor(pointwise::gelu(x), shape),
+            Self::Geglu => {
+                let mut shape = shape;
+                let last = shape.num_dims() - 1;
+                shape[last] /= 2;
+                tensor(pointwise::geglu(x, shape[last]), shape)
+            }
+        })
+    }
+
+    fn gradient(self, input: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        let shape = input.shape();
+        on_slices([input, grad], |[x, grad]| {
+            let values = match self {
+                Self::Swish(rate) => pointwise::swish_backward(x, grad, rate),
+                Self::Gelu => pointwise::gelu_backward(x, grad),
+                Self::Geglu => pointwise::geglu_backward(x, grad, shape[shape.num_dims() - 1] / 2),
+            };
+            tensor(values, shape)
+        })
+    }
+
+    fn tracked<C: CheckpointStrategy>(self, input: Tracked) -> Tracked {
+        match self.prepare::<C>([input.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = prep.checkpoint(&input);
+                prep.finish(state, self.forward(input.into_primitive()))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(self.forward(input.into_primitive())),
+        }
+    }
+}
+
+impl Backward<Flex, 1> for Activation {
+    type State = NodeId;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let input = checkpointer.retrieve_node_output::<FlexTensor>(ops.state);
+        if let [Some(parent)] = ops.parents {
+            grads.register::<Flex>(parent.id, self.gradient(input, grad));
+        }
+    }
+}
+
+// --- Norms
+
+/// A norm with its weight and bias.
+#[derive(Clone, Copy, Debug)]
+enum Norm {
+    Group {
+        groups: usize,
+        epsilon: f32,
+        silu: bool,
+    },
+    Layer {
+        epsilon: f32,
+    },
+}
+
+impl Norm {
+    fn groups(shape: &Shape, groups: usize, epsilon: f32, silu: bool) -> Groups {
+        let cells = (2..shape.num_dims()).map(|axis| shape[axis]).product();
+        Groups {
+            channels: shape[1],
+            cells,
+            groups,
+            epsilon,
+            silu,
+        }
+    }
+
+    fn forward(self, [input, weight, bias]: [FlexTensor; 3]) -> FlexTensor {
+        let shape = input.shape();
+        on_slices([input, weight, bias], |[x, weight, bias]| {
+            let values = match self {
+                Self::Group {
+                    groups,
+                    epsilon,
+                    silu,
+                } => norm::group_norm(x, weight, bias, Self::groups(&shape, groups, epsilon, silu)),
+                Self::Layer { epsilon } => norm::layer_norm(x, weight, bias, epsilon),
+            };
+            tensor(values, shape)
+        })
+    }
+
+    fn tracked<C: CheckpointStrategy>(self, inputs: [Tracked; 3]) -> Tracked {
+        match self
+            .prepare::<C>(inputs.each_ref().map(Tracked::node))
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let state = inputs.each_ref().map(|input| prep.checkpoint(input));
+                prep.finish(state, self.forward(inputs.map(Tracked::into_primitive)))
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(self.forward(inputs.map(Tracked::into_primitive)))
+            }
+        }
+    }
+}
+
+impl Backward<Flex, 3> for Norm {
+    type State = [NodeId; 3];
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let [input, weight, bias] = ops
+            .state
+            .map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node));
+        let (shape, channels) = (input.shape(), weight.shape());
+        let (dx, dweight, dbias) = on_slices(
+            [input, weight, bias, grad],
+            |[x, weight, bias, grad]| match self {
+                Self::Group {
+                    groups,
+                    epsilon,
+                    silu,
+                } => norm::group_norm_backward(
+                    x,
+                    weight,
+                    bias,
+                    grad,
+                    Self::groups(&shape, groups, epsilon, silu),
+                ),
+                Self::Layer { epsilon } => norm::layer_norm_backward(x, weight, grad, epsilon),
+            },
+        );
+        let values = [(dx, shape), (dweight, channels.clone()), (dbias, channels)];
+        for (parent, (values, shape)) in ops.parents.into_iter().zip(values) {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, tensor(values, shape));
+            }
+        }
+    }
+}
+
+// --- Linear
+
+/// A weight `[in, out]` in whatever order it lies.
+fn matrix(weight: &FlexTensor) -> Matrix<'_> {
+    let ([rows, columns], layout) = (weight.shape().dims(), weight.layout());
+    Matrix {
+        data: &weight.storage::<f32>()[layout.start_offset()..],
+        rows,
+        columns,
+        strides: [layout.strides()[0] as usize, layout.strides()[1] as usize],
+    }
+}
+
+/// A tensor without negative strides.
+fn forwards(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().has_positive_strides() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
+fn multiply(input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+    let (input, weight) = (input.to_contiguous(), forwards(weight));
+    let bias = bias.map(|bias| bias.to_contiguous());
+    let (mut shape, weight) = (input.shape(), matrix(&weight));
+    let last = shape.num_dims() - 1;
+    shape[last] = weight.columns;
+    let x = slice(&input);
+    let rows = x.len() / weight.rows;
+    tensor(
+        gemm::product(
+            Matrix::new(x, rows, weight.rows),
+            weight,
+            bias.as_ref().map(slice),
+        ),
+        shape,
+    )
+}
+
+/// What the gradient of a product needs: the input where the weight is trained, the weight where the input has a gradient.
+#[derive(Clone, Debug)]
+struct Factors {
+    input: Option<NodeId>,
+    weight: Option<NodeId>,
+    input_shape: Shape,
+}
+
+/// The gradients of `[.., in]` and `[in, out]`.
+fn register_factors(
+    [input, weight]: [Option<NodeId>; 2],
+    factors: Factors,
+    grad: &[f32],
+    columns: usize,
+    grads: &mut Gradients,
+    checkpointer: &mut Checkpointer,
+) {
+    let grad = Matrix::new(grad, grad.len() / columns, columns);
+    if let (Some(id), Some(node)) = (input, factors.weight) {
+        let weight = forwards(checkpointer.retrieve_node_output::<FlexTensor>(node));
+        let values = gemm::product(grad, matrix(&weight).transposed(), None);
+        grads.register::<Flex>(id, tensor(values, factors.input_shape));
+    }
+    if let (Some(id), Some(node)) = (weight, factors.input) {
+        let input = checkpointer
+            .retrieve_node_output::<FlexTensor>(node)
+            .to_contiguous();
+        let x = slice(&input);
+        let inner = x.len() / grad.rows;
+        let values = gemm::product(Matrix::new(x, grad.rows, inner).transposed(), grad, None);
+        grads.register::<Flex>(id, tensor(values, Shape::new([inner, columns])));
+    }
+}
+
+#[derive(Debug)]
+struct ProductBackward;
+
+impl Backward<Flex, 2> for ProductBackward {
+    type State = Factors;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let columns = grad.shape()[grad.shape().num_dims() - 1];
+        register_factors(
+            ops.parents.map(|parent| parent.map(|node| node.id)),
+            ops.state,
+            slice(&grad),
+            columns,
+            grads,
+            checkpointer,
+        );
+    }
+}
+
+#[derive(Debug)]
+struct LinearBackward;
+
+impl Backward<Flex, 3> for LinearBackward {
+    type State = Factors;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let columns = grad.shape()[grad.shape().num_dims() - 1];
+        let [input, weight, bias] = ops.parents;
+        if let Some(parent) = bias {
+            grads.register::<Flex>(
+                parent.id,
+                tensor(gemm::sum_rows(slice(&grad), columns), Shape::new([columns])),
+            );
+        }
+        let parents = [input, weight].map(|parent| parent.map(|node| node.id));
+        register_factors(
+            parents,
+            ops.state,
+            slice(&grad),
+            columns,
+            grads,
+            checkpointer,
+        );
+    }
+}
+
+// --- Convolution
+
+/// The sizes of a convolution, and whether its kernel is 3×3.
+fn convolution_shape(input: &Shape, weight: &Shape) -> (convolution::Shape, bool) {
+    let [batch, channels_in, height, width] = input.dims();
+    let shape = convolution::Shape {
+        batch,
+        channels_in,
+        channels_out: weight[0],
+        height,
+        width,
+    };
+    (shape, weight[2] == 3)
+}
+
+/// The convolution, or of a gradient the one with the weight's transpose.
+fn convolve(
+    input: FlexTensor,
+    weight: FlexTensor,
+    bias: Option<FlexTensor>,
+    backward: bool,
+) -> FlexTensor {
+    let (input, weight, bias) = (
+        input.to_contiguous(),
+        weight.to_contiguous(),
+        bias.map(|bias| bias.to_contiguous()),
+    );
+    let (mut shape, three) = convolution_shape(&input.shape(), &weight.shape());
+    if backward {
+        shape.channels_out = weight.shape()[1];
+    }
+    let (x, w) = (slice(&input), slice(&weight));
+    let cells = shape.height * shape.width;
+    let values = if three {
+        convolution::convolve(
+            x,
+            Weight { data: w, backward },
+            bias.as_ref().map(slice),
+            shape,
+        )
+    } else {
+        let kernel = Matrix::new(w, weight.shape()[0], weight.shape()[1]);
+        let kernel = if backward {
+            kernel.transposed()
+        } else {
+            kernel
+        };
+        let mut values = gemm::products(shape.batch, [shape.channels_out, cells], |member| {
+            let from = &x[member * shape.channels_in * cells..][..shape.channels_in * cells];
+            (kernel, Matrix::new(from, shape.channels_in, cells))
+        });
+        if let Some(bias) = &bias {
+            pointwise::add_channels(&mut values, slice(bias), cells);
+        }
+        values
+    };
+    tensor(
+        values,
+        Shape::new([shape.batch, shape.channels_out, shape.height, shape.width]),
+    )
+}
+
+#[derive(Debug)]
+struct ConvolutionBackward;
+
+impl Backward<Flex, 3> for ConvolutionBackward {
+    type State = Factors;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let [input, weight, bias] = ops.parents;
+        if let Some(parent) = bias {
+            let [_, channels, height, width] = grad.shape().dims();
+            let sums = on_slices([grad.clone()], |[grad]| {
+                pointwise::sum_channels(grad, channels, height * width)
+            });
+            grads.register::<Flex>(parent.id, tensor(sums, Shape::new([channels])));
+        }
+        let kernel = ops
+            .state
+            .weight
+            .map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node));
+        if let (Some(parent), Some(kernel)) = (input, &kernel) {
+            grads.register::<Flex>(
+                parent.id,
+                convolve(grad.clone(), kernel.clone(), None, true),
+            );
+        }
+        if let (Some(parent), Some(node), Some(kernel)) = (weight, ops.state.input, kernel) {
+            let input = checkpointer.retrieve_node_output::<FlexTensor>(node);
+            let padding = usize::from(kernel.shape()[2] == 3);
+            let options = ConvOptions::new([1, 1], [padding, padding], [1, 1], 1);
+            grads.register::<Flex>(
+                parent.id,
+                Flex::conv2d_weight_backward(input, kernel, grad, options),
+            );
+        }
+    }
+}
+
+// --- The backends
+
+impl CpuOps for Flex {
+    fn fused_attention(
+        query: FlexTensor,
+        key: FlexTensor,
+        value: FlexTensor,
+        causal: bool,
+    ) -> FlexTensor {
+        let [q, k, v] = [query, key, value].map(headed);
+        attend([&q, &k, &v], causal).0
+    }
+
+    fn fused_swish(input: FlexTensor, rate: f64) -> FlexTensor {
+        Activation::Swish(rate as f32).forward(input)
+    }
+
+    fn fused_gelu(input: FlexTensor) -> FlexTensor {
+        Activation::Gelu.forward(input)
+    }
+
+    fn fused_geglu(input: FlexTensor) -> FlexTensor {
+        Activation::Geglu.forward(input)
+    }
+
+    fn fused_group_norm(
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        groups: usize,
+        epsilon: f64,
+        silu: bool,
+    ) -> FlexTensor {
+        Norm::Group {
+            groups,
+            epsilon: epsilon as f32,
+            silu,
+        }
+        .forward([input, weight, bias])
+    }
+
+    fn fused_layer_norm(
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        epsilon: f64,
+    ) -> FlexTensor {
+        Norm::Layer {
+            epsilon: epsilon as f32,
+        }
+        .forward([input, weight, bias])
+    }
+
+    fn fused_product(input: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        multiply(input, weight, None)
+    }
+
+    fn fused_linear(input: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        multiply(input, weight, Some(bias))
+    }
+
+    fn fused_convolution(input: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        convolve(input, weight, Some(bias), false)
+    }
+}
+
+/// Keeps of a product's factors what the tracked ones' gradients need.
+macro_rules! factors {
+    ($prep:ident, $input:expr, $weight:expr) => {
+        Factors {
+            input: $weight.is_tracked().then(|| $prep.checkpoint(&$input)),
+            weight: Some($prep.checkpoint(&$weight)),
+            input_shape: $input.primitive().shape(),
+        }
+    };
+}
+
+impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
+    fn fused_attention(query: Tracked, key: Tracked, value: Tracked, causal: bool) -> Tracked {
+        let inputs = [query, key, value];
+        let prepared = AttentionBackward
+            .prepare::<C>(inputs.each_ref().map(Tracked::node))
+            .compute_bound()
+            .stateful();
+        let inputs = inputs.map(|input| headed(input.into_primitive()));
+        let (out, sums) = attend(inputs.each_ref(), causal);
+        match prepared {
+            OpsKind::Tracked(prep) => prep.finish(
+                Attended {
+                    inputs,
+                    out: out.clone(),
+                    sums,
+                    causal,
+                },
+                out,
+            ),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn fused_swish(input: Tracked, rate: f64) -> Tracked {
+        Activation::Swish(rate as f32).tracked::<C>(input)
+    }
+
+    fn fused_gelu(input: Tracked) -> Tracked {
+        Activation::Gelu.tracked::<C>(input)
+    }
+
+    fn fused_geglu(input: Tracked) -> Tracked {
+        Activation::Geglu.tracked::<C>(input)
+    }
+
+    fn fused_group_norm(
+        input: Tracked,
+        weight: Tracked,
+        bias: Tracked,
+        groups: usize,
+        epsilon: f64,
+        silu: bool,
+    ) -> Tracked {
+        Norm::Group {
+            groups,
+            epsilon: epsilon as f32,
+            silu,
+        }
+        .tracked::<C>([input, weight, bias])
+    }
+
+    fn fused_layer_norm(input: Tracked, weight: Tracked, bias: Tracked, epsilon: f64) -> Tracked {
+        Norm::Layer {
+            epsilon: epsilon as f32,
+        }
+        .tracked::<C>([input, weight, bias])
+    }
+
+    fn fused_product(input: Tracked, weight: Tracked) -> Tracked {
+        match ProductBackward
+            .prepare::<C>([input.node(), weight.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let state = factors!(prep, input, weight);
+                prep.finish(
+                    state,
+                    multiply(input.into_primitive(), weight.into_primitive(), None),
+                )
+            }
+            OpsKind::UnTracked(prep) => prep.finish(multiply(
+                input.into_primitive(),
+                weight.into_primitive(),
+                None,
+            )),
+        }
+    }
+
+    fn fused_linear(input: Tracked, weight: Tracked, bias: Tracked) -> Tracked {
+        let run = |input: Tracked, weight: Tracked, bias: Tracked| {
+            multiply(
+                input.into_primitive(),
+                weight.into_primitive(),
+                Some(bias.into_primitive()),
+            )
+        };
+        match LinearBackward
+            .prepare::<C>([input.node(), weight.node(), bias.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let state = factors!(prep, input, weight);
+                prep.finish(state, run(input, weight, bias))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(run(input, weight, bias)),
+        }
+    }
+
+    fn fused_convolution(input: Tracked, weight: Tracked, bias: Tracked) -> Tracked {
+        let run = |input: Tracked, weight: Tracked, bias: Tracked| {
+            convolve(
+                input.into_primitive(),
+                weight.into_primitive(),
+                Some(bias.into_primitive()),
+                false,
+            )
+        };
+        match ConvolutionBackward
+            .prepare::<C>([input.node(), weight.node(), bias.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let state = factors!(prep, input, weight);
+                prep.finish(state, run(input, weight, bias))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(run(input, weight, bias)),
+        }
+    }
+}

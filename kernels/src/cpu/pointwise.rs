@@ -1,0 +1,183 @@
+//! Activations, element by element.
+
+use rayon::prelude::*;
+
+use super::math::{normal, sigmoid, swish_slope, vectorized};
+use super::memory::{build, fill, fill_parts};
+
+/// Elements that one task computes.
+const CHUNK: usize = 1 << 14;
+
+/// `f` of each element.
+#[inline(always)]
+fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Copy) -> Vec<f32> {
+    build(x.len(), CHUNK, |index, out| {
+        let x = &x[index * CHUNK..][..out.len()];
+        vectorized(
+            #[inline(always)]
+            move || {
+                fill(
+                    out,
+                    #[inline(always)]
+                    |i| f(x[i]),
+                )
+            },
+        )
+    })
+}
+
+/// `f` of each element and its gradient.
+#[inline(always)]
+fn map2(x: &[f32], grad: &[f32], f: impl Fn(f32, f32) -> f32 + Sync + Copy) -> Vec<f32> {
+    assert_eq!(x.len(), grad.len());
+    build(x.len(), CHUNK, |index, out| {
+        let (x, grad) = (
+            &x[index * CHUNK..][..out.len()],
+            &grad[index * CHUNK..][..out.len()],
+        );
+        vectorized(
+            #[inline(always)]
+            move || {
+                fill(
+                    out,
+                    #[inline(always)]
+                    |i| f(x[i], grad[i]),
+                )
+            },
+        )
+    })
+}
+
+/// `x · sigmoid(rate · x)`: SiLU at 1, quick-GELU at 1.702.
+pub(crate) fn swish(x: &[f32], rate: f32) -> Vec<f32> {
+    map(
+        x,
+        #[inline(always)]
+        move |x| x * sigmoid(rate * x),
+    )
+}
+
+pub(crate) fn swish_backward(x: &[f32], grad: &[f32], rate: f32) -> Vec<f32> {
+    map2(
+        x,
+        grad,
+        #[inline(always)]
+        move |x, grad| grad * swish_slope(x, rate),
+    )
+}
+
+/// `x · Φ(x)`.
+pub(crate) fn gelu(x: &[f32]) -> Vec<f32> {
+    map(
+        x,
+        #[inline(always)]
+        |x| x * normal(x).0,
+    )
+}
+
+pub(crate) fn gelu_backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
+    map2(
+        x,
+        grad,
+        #[inline(always)]
+        |x, grad| {
+            let (below, bell) = normal(x);
+            grad * x.mul_add(bell, below)
+        },
+    )
+}
+
+/// `hidden · gate · Φ(gate)` of rows `[hidden, gate]`, each of `channels`.
+pub(crate) fn geglu(x: &[f32], channels: usize) -> Vec<f32> {
+    let rows = (CHUNK / channels).max(1);
+    build(x.len() / 2, rows * channels, |index, out| {
+        let x = &x[index * rows * 2 * channels..][..2 * out.len()];
+        vectorized(
+            #[inline(always)]
+            move || {
+                fill_parts(
+                    out,
+                    channels,
+                    #[inline(always)]
+                    |row, out| {
+                        let (hidden, gate) =
+                            x[row * 2 * channels..][..2 * channels].split_at(channels);
+                        fill(
+                            out,
+                            #[inline(always)]
+                            |i| hidden[i] * gate[i] * normal(gate[i]).0,
+                        )
+                    },
+                )
+            },
+        )
+    })
+}
+
+pub(crate) fn geglu_backward(x: &[f32], grad: &[f32], channels: usize) -> Vec<f32> {
+    let rows = (CHUNK / channels).max(1);
+    build(x.len(), rows * 2 * channels, |index, out| {
+        let x = &x[index * rows * 2 * channels..][..out.len()];
+        let grad = &grad[index * rows * channels..][..out.len() / 2];
+        vectorized(
+            #[inline(always)]
+            move || {
+                fill_parts(
+                    out,
+                    channels,
+                    #[inline(always)]
+                    |half, out| {
+                        let row = half / 2;
+                        let (hidden, gate) =
+                            x[row * 2 * channels..][..2 * channels].split_at(channels);
+                        let grad = &grad[row * channels..][..channels];
+                        if half % 2 == 0 {
+                            fill(
+                                out,
+                                #[inline(always)]
+                                |i| grad[i] * gate[i] * normal(gate[i]).0,
+                            )
+                        } else {
+                            fill(
+                                out,
+                                #[inline(always)]
+                                |i| {
+                                    let (below, bell) = normal(gate[i]);
+                                    grad[i] * hidden[i] * gate[i].mul_add(bell, below)
+                                },
+                            )
+                        }
+                    },
+                )
+            },
+        )
+    })
+}
+
+/// Adds to every channel's cells its own number: `[.., channels, cells]`.
+pub(crate) fn add_channels(values: &mut [f32], channels: &[f32], cells: usize) {
+    values
+        .par_chunks_exact_mut(cells)
+        .enumerate()
+        .for_each(|(index, values)| {
+            let value = channels[index % channels.len()];
+            vectorized(
+                #[inline(always)]
+                || {
+                    values.iter_mut().for_each(
+                        #[inline(always)]
+                        |x| *x += value,
+                    )
+                },
+            );
+        });
+}
+
+/// The sum of every channel's cells, over all members of a batch: `[batch, channels, cells]` to `[channels]`.
+pub(crate) fn sum_channels(values: &[f32], channels: usize, cells: usize) -> Vec<f32> {
+    let sum_of = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>();
+    let sums: Vec<f64> = values.par_chunks_exact(cells).map(sum_of).collect();
+    (0..channels)
+        .map(|channel| sums.iter().skip(channel).step_by(channels).sum::<f64>() as f32)
+        .collect()
+}

@@ -1,0 +1,213 @@
+//! The inner loop of every fused kernel: a tile of a matrix product in vector registers (Goto & van de Geijn 2008), and the buffers it reads.
+//!
+//! A left operand is packed into *strips* of a few rows, `[strip][inner][rows]`, and a right one into *panels* of two vectors' columns,
+//! `[panel][inner][columns]`, so that both are read from front to back.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Rows of a strip, where nothing asks for another number: with two columns of vectors, a tile of 24 of AVX-512's 32 registers.
+pub(crate) const STRIP: usize = 12;
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Floats that begin at a cache line, so that no vector crosses one.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    data: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Buffer {
+    pub(crate) fn zeros(len: usize) -> Self {
+        let data = vec![0.0; len + LINE];
+        let start = data.as_ptr().align_offset(4 * LINE).min(LINE);
+        Self { data, start, len }
+    }
+
+    pub(crate) fn read(&self) -> &[f32] {
+        &self.data[self.start..][..self.len]
+    }
+
+    pub(crate) fn write(&mut self) -> &mut [f32] {
+        &mut self.data[self.start..][..self.len]
+    }
+}
+
+/// A matrix somewhere in a slice: element `(row, column)` lies at `row · stride + column`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize, columns: usize) -> &'a [f32] {
+        &self.data[row * self.stride..][..columns]
+    }
+}
+
+/// Packs the rows `first..first + count` into strips along the rows: `[strip][columns][R]`, filled up with zeros.
+#[inline(always)]
+pub(crate) fn pack_rows<const R: usize>(
+    matrix: Rows<'_>,
+    first: usize,
+    count: usize,
+    columns: usize,
+    out: &mut [f32],
+) {
+    for (strip, out) in out[..count.div_ceil(R) * columns * R]
+        .chunks_exact_mut(columns * R)
+        .enumerate()
+    {
+        let (out, _) = pulp::as_arrays_mut::<R, _>(out);
+        for i in 0..R {
+            let row = strip * R + i;
+            if row < count {
+                for (out, &value) in out.iter_mut().zip(matrix.row(first + row, columns)) {
+                    out[i] = value;
+                }
+            } else {
+                out.iter_mut().for_each(|out| out[i] = 0.0);
+            }
+        }
+    }
+}
+
+/// Packs the rows `first..first + count` into strips along the columns: `[strip][count][R]`, filled up with zeros.
+#[inline(always)]
+pub(crate) fn pack_columns<const R: usize>(
+    matrix: Rows<'_>,
+    first: usize,
+    count: usize,
+    columns: usize,
+    out: &mut [f32],
+) {
+    for (strip, out) in out[..columns.div_ceil(R) * count * R]
+        .chunks_exact_mut(count * R)
+        .enumerate()
+    {
+        let wide = R.min(columns - strip * R);
+        for (row, out) in out.chunks_exact_mut(R).enumerate() {
+            let from = &matrix.row(first + row, columns)[strip * R..][..wide];
+            out[..wide].copy_from_slice(from);
+            out[wide..].fill(0.0);
+        }
+    }
+}
+
+/// The lanes of a vector on this machine.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Lanes)
+}
+
+/// A tile: `R` rows of `V` vectors.
+pub(crate) type Tile<S, const R: usize, const V: usize> = [[<S as Simd>::f32s; V]; R];
+
+#[inline(always)]
+pub(crate) fn zero_tile<S: Simd, const R: usize, const V: usize>(simd: S) -> Tile<S, R, V> {
+    [[simd.splat_f32s(0.0); V]; R]
+}
+
+/// `tile + strip · panel`: the inner axis of both is the slices' own.
+#[inline(always)]
+pub(crate) fn multiply_strip<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    strip: &[[f32; R]],
+    panel: &[[S::f32s; V]],
+    mut tile: Tile<S, R, V>,
+) -> Tile<S, R, V> {
+    for (column, row) in strip.iter().zip(panel) {
+        for (tile, &value) in tile.iter_mut().zip(column) {
+            let value = simd.splat_f32s(value);
+            for (tile, &row) in tile.iter_mut().zip(row) {
+                *tile = simd.mul_add_e_f32s(value, row, *tile);
+            }
+        }
+    }
+    tile
+}
+
+/// `tile + rows · panel`, where the left operand lies row by row, each as long as the inner axis.
+#[inline(always)]
+pub(crate) fn multiply_rows<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    rows: &[&[f32]; R],
+    panel: &[[S::f32s; V]],
+    mut tile: Tile<S, R, V>,
+) -> Tile<S, R, V> {
+    for row in rows {
+        assert!(row.len() >= panel.len());
+    }
+    for (p, &columns) in panel.iter().enumerate() {
+        for (tile, row) in tile.iter_mut().zip(rows) {
+            let value = simd.splat_f32s(row[p]);
+            for (tile, &column) in tile.iter_mut().zip(&columns) {
+                *tile = simd.mul_add_e_f32s(value, column, *tile);
+            }
+        }
+    }
+    tile
+}
+
+/// Vectors of a slice, `V` at a time.
+#[inline(always)]
+pub(crate) fn vectors<S: Simd, const V: usize>(slice: &[f32]) -> &[[S::f32s; V]] {
+    pulp::as_arrays::<V, _>(S::as_simd_f32s(slice).0).0
+}
+
+/// Vectors of a slice, `V` at a time.
+#[inline(always)]
+pub(crate) fn vectors_mut<S: Simd, const V: usize>(slice: &mut [f32]) -> &mut [[S::f32s; V]] {
+    pulp::as_arrays_mut::<V, _>(S::as_mut_simd_f32s(slice).0).0
+}
+
+/// The vector that a slice begins with.
+#[inline(always)]
+pub(crate) fn load<S: Simd>(slice: &[f32]) -> S::f32s {
+    S::as_simd_f32s(slice).0[0]
+}
+
+/// Writes the vector that a slice begins with.
+#[inline(always)]
+pub(crate) fn store<S: Simd>(slice: &mut [f32], value: S::f32s) {
+    S::as_mut_simd_f32s(slice).0[0] = value;
+}
+
+/// 2ˣ to within 2 units in the last place; below -126 it is 2⁻¹²⁶, above 127 it is 2¹²⁷.
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // Adding 1.5 · 2²³ leaves the nearest integer in the lowest bits.
+    let magic = simd.splat_f32s(12_582_912.0);
+    let x = simd.min_f32s(
+        simd.max_f32s(x, simd.splat_f32s(-126.0)),
+        simd.splat_f32s(127.0),
+    );
+    let shifted = simd.add_f32s(x, magic);
+    let rest = simd.sub_f32s(x, simd.sub_f32s(shifted, magic));
+    // ln(2)ᵏ / k!
+    let mut sum = simd.splat_f32s(1.525_273_4e-5);
+    for term in [
+        1.540_353e-4,
+        1.333_355_8e-3,
+        9.618_129e-3,
+        5.550_411e-2,
+        2.402_265e-1,
+        6.931_472e-1,
+        1.0,
+    ] {
+        sum = simd.mul_add_e_f32s(sum, rest, simd.splat_f32s(term));
+    }
+    let exponent =
+        simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(sum), exponent))
+}

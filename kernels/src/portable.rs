@@ -1,0 +1,64 @@
+//! The meaning of each operation in burn's own, which every device runs and differentiates. What is fused must agree with these.
+
+use burn::nn::GroupNorm;
+use burn::tensor::ops::AttentionModuleOptions;
+#[cfg(feature = "flex")]
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Tensor, activation, module};
+
+pub(crate) fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    causal: bool,
+) -> Tensor<4> {
+    let options = AttentionModuleOptions {
+        is_causal: causal,
+        ..Default::default()
+    };
+    module::attention(query, key, value, None, None, options)
+}
+
+pub(crate) fn group_norm<const D: usize>(
+    input: Tensor<D>,
+    norm: &GroupNorm,
+    and_silu: bool,
+) -> Tensor<D> {
+    let normed = norm.forward(input);
+    if and_silu { silu(normed) } else { normed }
+}
+
+pub(crate) fn linear<const D: usize>(
+    input: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    module::linear(input, weight, bias)
+}
+
+/// A 3×3 convolution with padding 1, or a 1×1 one.
+#[cfg(feature = "flex")]
+pub(crate) fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    let padding = usize::from(weight.dims()[2] == 3);
+    let options = ConvOptions::new([1, 1], [padding, padding], [1, 1], 1);
+    module::conv2d(input, weight, Some(bias), options)
+}
+
+pub(crate) fn silu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    activation::silu(input)
+}
+
+pub(crate) fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    activation::gelu(input)
+}
+
+pub(crate) fn geglu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    let channels = input.dims()[D - 1];
+    let hidden = input.clone().narrow(D - 1, 0, channels / 2);
+    let gate = input.narrow(D - 1, channels / 2, channels / 2);
+    hidden * activation::gelu(gate)
+}
+
+pub(crate) fn quick_gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
+    input.clone() * activation::sigmoid(input * 1.702)
+}
