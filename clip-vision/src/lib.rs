@@ -1,0 +1,1 @@
+//! CLIP's image encoder and its preprocessing, for burn.

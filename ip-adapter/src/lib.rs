@@ -1,0 +1,1 @@
+//! IP-Adapter: a reference image steers Stable Diffusion, for burn.
