@@ -7,7 +7,7 @@ use burn::nn::{
 };
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 
-use crate::Conditioning;
+use crate::conditioning::{Conditioning, KeyValue, Strength};
 
 /// Sizes of one level's transformers.
 #[derive(Clone, Debug)]
@@ -15,7 +15,10 @@ pub(crate) struct TransformerConfig {
     pub channels: usize,
     pub context_channels: usize,
     pub heads: usize,
+    /// Blocks of each transformer.
     pub layers: usize,
+    /// The index of the level's first cross-attention layer among the UNet's.
+    pub first: usize,
     pub groups: usize,
     pub linear_projection: bool,
     pub upcast: bool,
@@ -32,19 +35,22 @@ pub struct Transformer2DModel {
 }
 
 impl TransformerConfig {
-    pub(crate) fn init(&self, device: &Device) -> Transformer2DModel {
+    /// The level's transformer number `at`.
+    pub(crate) fn init(&self, at: usize, device: &Device) -> Transformer2DModel {
         let projection = || Projection::new(self.channels, self.linear_projection, device);
         Transformer2DModel {
             norm: GroupNormConfig::new(self.groups, self.channels)
                 .with_epsilon(1e-6)
                 .init(device),
             proj_in: projection(),
-            transformer_blocks: (0..self.layers).map(|_| self.block(device)).collect(),
+            transformer_blocks: (0..self.layers)
+                .map(|layer| self.block(self.first + at * self.layers + layer, device))
+                .collect(),
             proj_out: projection(),
         }
     }
 
-    fn block(&self, device: &Device) -> BasicTransformerBlock {
+    fn block(&self, layer: usize, device: &Device) -> BasicTransformerBlock {
         let norm = || LayerNormConfig::new(self.channels).init(device);
         BasicTransformerBlock {
             norm1: norm(),
@@ -61,6 +67,7 @@ impl TransformerConfig {
                     LinearConfig::new(4 * self.channels, self.channels).init(device),
                 ),
             },
+            layer,
         }
     }
 
@@ -91,7 +98,7 @@ impl Transformer2DModel {
             .swap_dims(1, 2);
         let mut positions = self.proj_in.forward(positions);
         for block in &self.transformer_blocks {
-            positions = block.forward(positions, conditioning);
+            positions = block.forward(positions, [height, width], conditioning);
         }
         let positions = self.proj_out.forward(positions);
         positions
@@ -110,16 +117,28 @@ pub struct BasicTransformerBlock {
     attn2: Attention,
     norm3: LayerNorm,
     ff: FeedForward,
+    /// The index of `attn2` among the UNet's cross-attention layers.
+    layer: usize,
 }
 
 impl BasicTransformerBlock {
     /// # Shapes
-    /// - `hidden`, output: `[batch, positions, channels]`
-    fn forward(&self, hidden: Tensor<3>, conditioning: &Conditioning) -> Tensor<3> {
+    /// - `hidden`, output: `[batch, positions, channels]`, where the positions are `height · width`
+    fn forward(
+        &self,
+        hidden: Tensor<3>,
+        size: [usize; 2],
+        conditioning: &Conditioning,
+    ) -> Tensor<3> {
         let normed = self.norm1.forward(hidden.clone());
         let hidden = self.attn1.forward(normed.clone(), normed) + hidden;
         let normed = self.norm2.forward(hidden.clone());
-        let hidden = self.attn2.forward(normed, conditioning.text.clone()) + hidden;
+        let streams = conditioning.streams.iter().filter_map(|stream| {
+            let strength = stream.strength(self.layer, size)?;
+            Some((&stream.layers[self.layer], strength))
+        });
+        let text = conditioning.text.clone();
+        let hidden = self.attn2.cross(normed, text, streams) + hidden;
         let normed = self.norm3.forward(hidden.clone());
         self.ff.forward(normed) + hidden
     }
@@ -141,20 +160,51 @@ impl Attention {
     /// - `hidden`, output: `[batch, positions, channels]`
     /// - `context`: `[batch, tokens, context_channels]`
     fn forward(&self, hidden: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        self.cross(hidden, context, std::iter::empty())
+    }
+
+    /// Attention to the context and, apart from it, to streams: `to_out(A(Q, K, V) + Σᵢ λᵢ mᵢ ⊙ A(Q, Kᵢ, Vᵢ))`.
+    ///
+    /// # Shapes
+    /// - `hidden`, output: `[batch, positions, channels]`
+    /// - `context`: `[batch, tokens, context_channels]`
+    /// - keys and values of `streams`: `[1 or batch, tokens, channels]`
+    fn cross<'a>(
+        &self,
+        hidden: Tensor<3>,
+        context: Tensor<3>,
+        streams: impl Iterator<Item = (&'a KeyValue, Strength)>,
+    ) -> Tensor<3> {
         let [batch, positions, channels] = hidden.dims();
         assert_shape!(context, [batch, _, _]);
-        let dtype: FloatDType = hidden.dtype().into();
         let query = self.split(self.to_q.forward(hidden));
         let key = self.split(self.to_k.forward(context.clone()));
         let value = self.split(self.to_v.forward(context));
-        let mixed = if self.upcast {
+        let mut mixed = self.attend(query.clone(), key, value);
+        for (KeyValue { key, value }, strength) in streams {
+            let for_all = |tensor: &Tensor<3>| {
+                let [_, tokens, _] = tensor.dims();
+                let dtype: FloatDType = query.dtype().into();
+                let tensor = tensor.clone().cast(dtype);
+                self.split(tensor.expand([batch, tokens, channels]))
+            };
+            let image = self.attend(query.clone(), for_all(key), for_all(value));
+            mixed = mixed + strength.scale(image);
+        }
+        let mixed = mixed.swap_dims(1, 2).reshape([batch, positions, channels]);
+        self.to_out[0].forward(mixed)
+    }
+
+    /// # Shapes
+    /// - all, output: `[batch, heads, positions or tokens, head_dim]`
+    fn attend(&self, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+        if self.upcast {
+            let dtype: FloatDType = query.dtype().into();
             let wide = |tensor: Tensor<4>| tensor.cast(FloatDType::F32);
             sd_kernels::attention(wide(query), wide(key), wide(value), false).cast(dtype)
         } else {
             sd_kernels::attention(query, key, value, false)
-        };
-        let mixed = mixed.swap_dims(1, 2).reshape([batch, positions, channels]);
-        self.to_out[0].forward(mixed)
+        }
     }
 
     /// `[batch, positions, channels]` to `[batch, heads, positions, head_dim]`.
