@@ -60,34 +60,44 @@ pub(crate) fn load(
     options: &Options,
     device: &Device,
 ) -> Result<IpAdapter, IpAdapterError> {
-    check_is_adapter(file, tensors.keys().map(String::as_str))?;
-    let source = Source { file, tensors };
-    source.check_base()?;
-    let (adapter, ranks) = source.sizes(options)?.build(device);
+    let shapes = tensors
+        .iter()
+        .map(|(name, data)| (name.clone(), data.shape().to_vec()));
+    let source = Source {
+        file,
+        shapes: shapes.collect(),
+    };
+    let Recognised {
+        adapter,
+        parameters,
+        factors,
+    } = source.recognise(options, device)?;
 
-    let mut plan = Plan::default();
-    adapter.visit(&mut plan);
-    let mut slots = plan.slots;
-    let factors = slots.len();
-    slots.extend(ranks);
-    source.check(&adapter, &slots)?;
-
-    let mut values = slots.iter().map(|slot| source.values(slot));
+    let values = |slot: &Slot| values(file, slot, &tensors[&slot.name]);
     let mut filler = Filler {
         dtype: options.dtype,
-        values: values.by_ref().take(factors).collect::<Result<_, _>>()?,
+        values: parameters.iter().map(values).collect::<Result<_, _>>()?,
     };
-    let low_rank = values.collect::<Result<Vec<_>, _>>()?;
-    let names = slots[factors..].iter().map(|slot| slot.name.clone());
-    Ok(adapter
-        .map(&mut filler)
-        .with_low_rank(Arc::new(names.zip(low_rank).collect())))
+    let low_rank = factors
+        .iter()
+        .map(|slot| Ok((slot.name.clone(), values(slot)?)))
+        .collect::<Result<_, IpAdapterError>>()?;
+    Ok(adapter.map(&mut filler).with_low_rank(Arc::new(low_rank)))
 }
 
-/// Named tensors that are to become an adapter.
+/// Names and shapes that are to become an adapter.
 struct Source<'a> {
     file: &'a str,
-    tensors: BTreeMap<String, TensorData>,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// The adapter that has the tensors of a file, its parameters not yet made.
+struct Recognised {
+    adapter: IpAdapter,
+    /// Where each parameter's values are, in the order of the module.
+    parameters: Vec<Slot>,
+    /// The low-rank factors.
+    factors: Vec<Slot>,
 }
 
 /// All that is needed to make the module that has the file's tensors.
@@ -99,10 +109,24 @@ struct Sizes {
 }
 
 impl Source<'_> {
+    fn recognise(&self, options: &Options, device: &Device) -> Result<Recognised, IpAdapterError> {
+        check_is_adapter(self.file, self.shapes.keys().map(String::as_str))?;
+        self.check_base()?;
+        let (adapter, factors) = self.sizes(options)?.build(device);
+        let mut plan = Plan::default();
+        adapter.visit(&mut plan);
+        let parameters = plan.slots;
+        self.check(adapter.variant(), parameters.iter().chain(&factors))?;
+        Ok(Recognised {
+            adapter,
+            parameters,
+            factors,
+        })
+    }
+
     /// Refuses adapters for other base models by name.
     fn check_base(&self) -> Result<(), IpAdapterError> {
-        for (key, tensor) in &self.tensors {
-            let shape = tensor.shape();
+        for (key, shape) in &self.shapes {
             if attention_index(key).is_none() || !key.ends_with("_ip.weight") || shape.len() != 2 {
                 continue;
             }
@@ -123,8 +147,10 @@ impl Source<'_> {
 
     /// An extent of a tensor. Where there is none it is found missing later, so any number does.
     fn extent(&self, name: &str, axis: usize) -> usize {
-        let shape = self.tensors.get(name).map(TensorData::shape);
-        let extent = shape.and_then(|shape| shape.get(axis).copied());
+        let extent = self
+            .shapes
+            .get(name)
+            .and_then(|shape| shape.get(axis).copied());
         extent.unwrap_or(1).max(1)
     }
 
@@ -137,7 +163,7 @@ impl Source<'_> {
                 .ok()
                 .filter(|&index| index < MAX_LAYERS)
         };
-        let indices = self.tensors.keys().filter_map(|key| index(key));
+        let indices = self.shapes.keys().filter_map(|key| index(key));
         indices.max().map_or(1, |last| last + 1)
     }
 
@@ -146,7 +172,7 @@ impl Source<'_> {
         let extent = |name: &str, axis| self.extent(&format!("{PROJECTOR}{name}"), axis);
         let has = |prefixes: &[&str]| {
             let keys = self
-                .tensors
+                .shapes
                 .keys()
                 .filter_map(|key| key.strip_prefix(PROJECTOR));
             keys.into_iter()
@@ -241,7 +267,7 @@ impl Source<'_> {
             .map(|layer| self.extent(&key_name(layer), 0))
             .collect();
         let has_factors = self
-            .tensors
+            .shapes
             .keys()
             .any(|key| attention_index(key).is_some() && key.contains("_lora."));
         let ranks = has_factors.then(|| {
@@ -266,55 +292,36 @@ impl Source<'_> {
     }
 
     /// Every slot has its tensor, and every tensor its slot.
-    fn check(&self, adapter: &IpAdapter, slots: &[Slot]) -> Result<(), IpAdapterError> {
-        let expected: BTreeSet<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
-        let found: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
+    fn check<'a>(
+        &self,
+        variant: Variant,
+        slots: impl Iterator<Item = &'a Slot> + Clone,
+    ) -> Result<(), IpAdapterError> {
+        let expected: BTreeSet<&str> = slots.clone().map(|slot| slot.name.as_str()).collect();
+        let found: BTreeSet<&str> = self.shapes.keys().map(String::as_str).collect();
         let less = |a: &BTreeSet<&str>, b| a.difference(b).map(|&key| key.to_owned()).collect();
-        let (missing, unknown): (Vec<_>, Vec<_>) =
-            (less(&expected, &found), less(&found, &expected));
+        let missing: Vec<String> = less(&expected, &found);
+        let unknown: Vec<String> = less(&found, &expected);
         if !missing.is_empty() || !unknown.is_empty() {
             return Err(IpAdapterError::Keys {
                 file: self.file.to_owned(),
-                variant: adapter.variant().to_string(),
+                variant: variant.to_string(),
                 missing,
                 unknown,
             });
         }
         for slot in slots {
-            let found = self.tensors[&slot.name].shape();
-            if found.as_slice() != slot.shape {
+            let found = &self.shapes[&slot.name];
+            if *found != slot.shape {
                 return Err(IpAdapterError::Shape {
                     file: self.file.to_owned(),
                     key: slot.name.clone(),
                     expected: slot.shape.clone(),
-                    found: found.to_vec(),
+                    found: found.clone(),
                 });
             }
         }
         Ok(())
-    }
-
-    /// The values of a slot as f32, in the module's layout.
-    fn values(&self, slot: &Slot) -> Result<TensorData, IpAdapterError> {
-        let (file, key) = (self.file.to_owned(), slot.name.clone());
-        let data = &self.tensors[&slot.name];
-        if !matches!(
-            data.dtype(),
-            DType::F64 | DType::F32 | DType::F16 | DType::BF16
-        ) {
-            let found = format!("{:?}", data.dtype());
-            return Err(IpAdapterError::Dtype { file, key, found });
-        }
-        let values = floats(data.clone());
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(IpAdapterError::NonFinite { file, key });
-        }
-        Ok(match slot.shape[..] {
-            [rows, columns] if slot.transpose => {
-                TensorData::new(transposed(&values, [rows, columns]), [columns, rows])
-            }
-            _ => TensorData::new(values, slot.shape.clone()),
-        })
     }
 }
 
@@ -444,6 +451,28 @@ impl ModuleVisitor for Plan {
     }
 }
 
+/// The values of a slot as f32, in the module's layout.
+fn values(file: &str, slot: &Slot, data: &TensorData) -> Result<TensorData, IpAdapterError> {
+    let (file, key) = (file.to_owned(), slot.name.clone());
+    if !matches!(
+        data.dtype(),
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16
+    ) {
+        let found = format!("{:?}", data.dtype());
+        return Err(IpAdapterError::Dtype { file, key, found });
+    }
+    let values = floats(data.clone());
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(IpAdapterError::NonFinite { file, key });
+    }
+    Ok(match slot.shape[..] {
+        [rows, columns] if slot.transpose => {
+            TensorData::new(transposed(&values, [rows, columns]), [columns, rows])
+        }
+        _ => TensorData::new(values, slot.shape.clone()),
+    })
+}
+
 /// Hands each parameter its values, in the order of the plan.
 struct Filler {
     dtype: FloatDType,
@@ -519,4 +548,249 @@ fn transposed(values: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::path::Path;
+
+    type Shapes = BTreeMap<String, Vec<usize>>;
+
+    /// The published adapters at full size, as tencent's own code makes them.
+    fn published() -> BTreeMap<String, Shapes> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/shapes.json");
+        let table: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        serde_json::from_value(table["adapters"].clone()).unwrap()
+    }
+
+    fn recognise(file: &str, shapes: Shapes) -> Result<Recognised, IpAdapterError> {
+        let face_id_plus = file.contains("faceid-plus").then_some(FaceIdPlus::V1);
+        let options = Options {
+            face_id_plus,
+            ..Options::default()
+        };
+        Source { file, shapes }.recognise(&options, &parity::device())
+    }
+
+    #[test]
+    fn published_adapters_are_told_by_names_and_shapes() {
+        let clip = |pooled, penultimate| EncoderInput {
+            pooled,
+            penultimate,
+            face: None,
+        };
+        let face = |penultimate| EncoderInput {
+            pooled: None,
+            penultimate,
+            face: Some(512),
+        };
+        let plus = Variant::FaceIdPlus(FaceIdPlus::V1);
+        let h = Some("CLIP ViT-H/14");
+        let expected = [
+            (
+                "ip-adapter_sd15",
+                36,
+                Variant::Base,
+                Some(4),
+                clip(Some(1024), None),
+                h,
+            ),
+            (
+                "ip-adapter_sd15_vit-G",
+                36,
+                Variant::Base,
+                Some(4),
+                clip(Some(1280), None),
+                Some("CLIP ViT-bigG/14"),
+            ),
+            (
+                "ip-adapter-plus_sd15",
+                83,
+                Variant::Plus,
+                Some(16),
+                clip(None, Some(1280)),
+                h,
+            ),
+            (
+                "ip-adapter-full-face_sd15",
+                38,
+                Variant::FullFace,
+                None,
+                clip(None, Some(1280)),
+                h,
+            ),
+            (
+                "ip-adapter-faceid_sd15",
+                294,
+                Variant::FaceId,
+                Some(4),
+                face(None),
+                None,
+            ),
+            (
+                "ip-adapter-faceid-portrait_sd15",
+                38,
+                Variant::FaceIdPortrait,
+                Some(16),
+                face(None),
+                None,
+            ),
+            (
+                "ip-adapter-faceid-plus_sd15",
+                344,
+                plus,
+                Some(4),
+                face(Some(1280)),
+                h,
+            ),
+        ];
+        let published = published();
+        assert_eq!(published.len(), expected.len());
+        let layers = sd_unet::UNetConfig::default().cross_attentions();
+        for (name, count, variant, tokens, input, encoder) in expected {
+            let shapes = &published[name];
+            assert_eq!(shapes.len(), count, "{name}");
+            let found = recognise(name, shapes.clone()).unwrap();
+            let adapter = &found.adapter;
+            assert_eq!(adapter.variant(), variant, "{name}");
+            assert_eq!(adapter.tokens(), tokens, "{name}");
+            assert_eq!(adapter.encoder_input(), input, "{name}");
+            assert_eq!(input.encoder(), encoder, "{name}");
+            adapter.check(&layers).unwrap();
+            let slots = found.parameters.iter().chain(&found.factors);
+            let slots: Shapes = slots
+                .map(|slot| (slot.name.clone(), slot.shape.clone()))
+                .collect();
+            assert_eq!(&slots, shapes, "{name}");
+        }
+    }
+
+    #[test]
+    fn any_tensor_renamed_is_named() {
+        for (name, shapes) in published() {
+            let file = format!("{name}.safetensors");
+            for key in shapes.keys() {
+                let mut renamed = shapes.clone();
+                let shape = renamed.remove(key).unwrap();
+                let other = format!("{key}s");
+                renamed.insert(other.clone(), shape);
+                let Err(error) = recognise(&file, renamed) else {
+                    panic!("{file}: `{key}` renamed is not found");
+                };
+                let text = error.to_string();
+                assert!(
+                    matches!(error, IpAdapterError::Keys { .. })
+                        && text.contains(&file)
+                        && text.contains(&format!("`{key}`"))
+                        && text.contains(&format!("`{other}`")),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn any_tensor_of_another_shape_is_told() {
+        for (name, shapes) in published() {
+            for key in shapes.keys() {
+                for axis in 0..shapes[key].len() {
+                    let mut wrong = shapes.clone();
+                    wrong.get_mut(key).unwrap()[axis] += 1;
+                    match recognise(&name, wrong) {
+                        Err(error) => assert!(
+                            matches!(error, IpAdapterError::Shape { .. }),
+                            "{name}: `{key}`: {error}"
+                        ),
+                        // The extents that nothing else in the file repeats.
+                        Ok(found) => assert!(
+                            free(key, axis)
+                                && found
+                                    .adapter
+                                    .check(&sd_unet::UNetConfig::default().cross_attentions())
+                                    .is_ok(),
+                            "{name}: `{key}` axis {axis}"
+                        ),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether an adapter may have any extent here: widths of encoders, which are checked when features come, and numbers of tokens.
+    fn free(key: &str, axis: usize) -> bool {
+        let key = key.strip_prefix(PROJECTOR).unwrap_or(key);
+        axis == 1
+            && [
+                "proj.weight",
+                "proj.0.weight",
+                "proj_in.weight",
+                "perceiver_resampler.proj_in.weight",
+                "latents",
+            ]
+            .contains(&key)
+    }
+
+    #[test]
+    fn an_adapter_for_another_base_is_refused_by_name() {
+        for (width, base) in [
+            (2048, "Stable Diffusion XL"),
+            (1024, "Stable Diffusion 2.x"),
+        ] {
+            let mut shapes = published().remove("ip-adapter-plus_sd15").unwrap();
+            for (key, shape) in &mut shapes {
+                if key.starts_with(ATTENTION) {
+                    shape[1] = width;
+                }
+            }
+            let error = recognise("other.safetensors", shapes)
+                .err()
+                .unwrap()
+                .to_string();
+            assert!(
+                error.contains(base) && error.contains("other.safetensors"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_all_measure_are_unknown_keys() {
+        let mut shapes = published().remove("ip-adapter_sd15").unwrap();
+        let far = "ip-adapter.9.to_k_ip.weight".replace("ip-adapter.9", "ip_adapter.4000000001");
+        shapes.insert(far.clone(), vec![320, 768]);
+        let error = recognise("far.safetensors", shapes)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains(&far) && error.contains("unknown use"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_version_is_for_face_id_plus_alone() {
+        let mut published = published();
+        let mut open = |name: &str, face_id_plus| {
+            let (file, shapes) = (name, published.remove(name).unwrap());
+            let options = Options {
+                face_id_plus,
+                ..Options::default()
+            };
+            let found = Source { file, shapes }.recognise(&options, &parity::device());
+            found.err().unwrap().to_string()
+        };
+        let error = open("ip-adapter-faceid-plus_sd15", None);
+        assert!(
+            error.contains("versions 1 and 2 have the very same tensors"),
+            "{error}"
+        );
+        let error = open("ip-adapter-plus_sd15", Some(FaceIdPlus::V2 { scale: 1.0 }));
+        assert!(
+            error.contains("of the kind plus; a version is for FaceID-Plus alone"),
+            "{error}"
+        );
+    }
 }

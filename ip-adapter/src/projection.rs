@@ -311,6 +311,10 @@ impl FacePlusProjection {
 
 /// The projector of one variant.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of it in an adapter"
+)]
 pub enum Projector {
     /// Base, light and vit-G.
     Image(ImageProjection),
