@@ -274,6 +274,11 @@ impl IpAdapter {
         self.about.input
     }
 
+    /// Channels of the keys and values of each cross-attention layer, in the order down, up, mid.
+    pub fn channels(&self) -> &[usize] {
+        &self.about.channels
+    }
+
     /// Makes sure that the adapter is one for a UNet with these cross-attention layers.
     ///
     /// # Errors
