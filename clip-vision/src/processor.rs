@@ -100,8 +100,15 @@ impl ClipImageProcessor {
     /// If the text is garbled, is of another processor, or asks for what is not done here: another filter than the bicubic one, another
     /// form than a square, or padding.
     pub fn from_json(text: &str) -> Result<Self> {
-        let value = parse(text, EXPECTED)?;
-        let whole = Object::new(&value, EXPECTED)?;
+        Self::from_value(&parse(text, EXPECTED)?)
+    }
+
+    /// [`from_json`](Self::from_json) for what a parser made of the text.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json).
+    pub fn from_value(value: &Value) -> Result<Self> {
+        let whole = Object::new(value, EXPECTED)?;
         let settings = whole.inner("image_processor")?.unwrap_or(whole);
         for key in ["image_processor_type", "feature_extractor_type"] {
             let known = [

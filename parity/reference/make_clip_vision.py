@@ -1,6 +1,7 @@
 """Writes `clip-vision/`: small random image encoders, what transformers computes with them, and what its image processor makes of pictures.
 
 - `quick_gelu/`, `gelu/`: `CLIPVisionModelWithProjection` in f16, of the two activations; `gelu` has ViT-H's 80 channels a head.
+- `clip/`: a whole `CLIPModel`, text encoder and all, as a pickle with the `position_ids` of transformers 4.
 - `expected.safetensors`: by model, `pixels`, `image_embeds`, `penultimate` (`hidden_states[-2]`) and `last` (`hidden_states[-1]`), in f32.
 - `pictures.json`, `pictures.safetensors`: sizes of pictures and processors, and the 8-bit pixels that come out, `[height, width, 3]`. Where
   they are many there is their FNV-1a hash and every 997th of them. The pictures are drawn by the formulas below, which the tests repeat.
@@ -16,7 +17,7 @@ import shutil
 import numpy as np
 import PIL.Image
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from common import HERE, draw, initialise, save
@@ -66,7 +67,40 @@ def models() -> None:
             f"{name}.penultimate": out.hidden_states[-2],
             f"{name}.last": out.hidden_states[-1],
         }
+    expected |= whole()
     save(OUT / "expected.safetensors", expected)
+
+
+def whole() -> dict:
+    config = CLIPConfig(
+        text_config=dict(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=20, bos_token_id=18, eos_token_id=19
+        ),
+        # `projection_dim` is not said there, and so 512 in the file.
+        vision_config=dict(
+            hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=14, hidden_act="gelu"
+        ),
+        projection_dim=12,
+    )
+    model = CLIPModel(config).eval()
+    for number, part in enumerate([model.vision_model, model.visual_projection, model.text_model, model.text_projection]):
+        initialise(part, 20 + number)
+    folder = OUT / "clip"
+    folder.mkdir()
+    state = {key: value.half() for key, value in model.state_dict().items()}
+    for tower, count in [("vision", 5), ("text", 77)]:
+        state[f"{tower}_model.embeddings.position_ids"] = torch.arange(count)[None]
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": ["CLIPModel"]}, indent=2) + "\n")
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).to_dict()
+    text = json.dumps({"image_processor": processor, "processor_class": "CLIPProcessor"}, indent=2)
+    (folder / "processor_config.json").write_text(text + "\n")
+    pixels = draw("clip.pixels", (1, 3, 28, 28))
+    with torch.no_grad():
+        out = model.vision_model(pixel_values=pixels, output_hidden_states=True)
+        embeds = model.visual_projection(out.pooler_output)
+    assert embeds.shape == (1, 12)
+    return {"clip.pixels": pixels, "clip.image_embeds": embeds, "clip.penultimate": out.hidden_states[-2]}
 
 
 def picture(kind: str, width: int, height: int) -> np.ndarray:

@@ -34,6 +34,14 @@ pub enum PipelineError {
     /// A LoRA that does not fit the model.
     #[error(transparent)]
     Lora(#[from] lora_core::LoraError),
+    /// The image encoder's settings.
+    #[error("{}: {source}", path.display())]
+    ImageEncoder {
+        /// The encoder.
+        path: PathBuf,
+        /// What is wrong.
+        source: clip_vision::ClipVisionError,
+    },
     /// A request's value is out of its range.
     #[error("--{option} is {found}; {expected} is expected")]
     Option {

@@ -20,6 +20,7 @@
 mod checkpoint;
 mod error;
 mod generate;
+mod image_encoder;
 mod model;
 mod resize;
 
@@ -29,4 +30,5 @@ pub use checkpoint::{
 };
 pub use error::PipelineError;
 pub use generate::{Generated, InitImage, Progress, Request, RngKind};
+pub use image_encoder::{ImageEncoder, ImageEncoderFile};
 pub use model::{OpenOptions, StableDiffusion};
