@@ -3,6 +3,7 @@
 mod common;
 
 use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use common::{adapter_file, expected, features, open, pickled, unet};
 use ip_adapter::{
@@ -409,4 +410,47 @@ fn an_opened_adapter_is_frozen_until_asked() {
     let adapter = IpAdapter::open(file, &Options::default(), &device().autodiff()).unwrap();
     assert_eq!(count(adapter.clone()), 0);
     assert_eq!(count(adapter.unfreeze()), 36);
+}
+
+#[test]
+fn gradients_reach_every_parameter_of_an_adapter_and_none_of_the_unet() {
+    let fixture = expected();
+    let device = device().autodiff();
+    let unet = common::unet_on(&device).no_grad();
+    let raised = |tensor: Tensor<3>| Tensor::<3>::from_data(tensor.into_data(), &device);
+    let seen = features(&fixture);
+    let seen = Features {
+        pooled: seen
+            .pooled
+            .map(|t| Tensor::from_data(t.into_data(), &device)),
+        penultimate: seen.penultimate.map(raised),
+        face: seen.face.map(|t| Tensor::from_data(t.into_data(), &device)),
+    };
+    let mask = Mask::new(
+        [64, 64],
+        (0..64 * 64).map(|at| (at % 3) as f32 / 2.0).collect(),
+    );
+    for (variant, parameters) in [
+        ("base", 36),
+        ("plus", 83),
+        ("full", 38),
+        ("faceid-plus-2", 88),
+    ] {
+        let adapter = common::open_on(variant, &device).unfreeze();
+        let loss = || {
+            let tokens = adapter.image_tokens(&seen).unwrap();
+            let stream = adapter.stream(tokens).weighted(0.7).masked(mask.clone());
+            let text = Tensor::zeros([2, 4, 128], &device);
+            let latent = Tensor::ones([2, 4, 8, 8], &device);
+            let conditioning = Conditioning::text(text).with(stream);
+            let noise = unet.forward(latent, 500.0, &conditioning);
+            noise.square().mean()
+        };
+        let reached = GradientsParams::from_grads(loss().backward(), &adapter);
+        assert_eq!(reached.len(), parameters, "{variant}");
+        assert_eq!(
+            GradientsParams::from_grads(loss().backward(), &unet).len(),
+            0
+        );
+    }
 }

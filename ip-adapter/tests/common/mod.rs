@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use ip_adapter::{FaceIdPlus, Features, IpAdapter, Options};
 use parity::{Fixture, device, reference};
 use pytorch_reader::PytorchReader;
@@ -35,16 +35,20 @@ pub fn pickled(name: &str) -> Vec<(String, TensorData)> {
 
 /// An adapter by the name that it has in the expected tensors.
 pub fn open(variant: &str) -> IpAdapter {
+    open_on(variant, &device())
+}
+
+/// As [`open`].
+pub fn open_on(variant: &str, device: &Device) -> IpAdapter {
     let options = |face_id_plus| Options {
         face_id_plus,
         ..Options::default()
     };
     let safetensors = |file| {
-        IpAdapter::open(adapter_file(file), &Options::default(), &device()).expect("an adapter")
+        IpAdapter::open(adapter_file(file), &Options::default(), device).expect("an adapter")
     };
     let bin = |file, version| {
-        IpAdapter::from_tensors(file, pickled(file), &options(version), &device())
-            .expect("an adapter")
+        IpAdapter::from_tensors(file, pickled(file), &options(version), device).expect("an adapter")
     };
     match variant {
         "base" => safetensors("ip-adapter.safetensors"),
@@ -71,11 +75,16 @@ pub fn features(fixture: &Fixture) -> Features {
 
 /// The small UNet of the reference.
 pub fn unet() -> UNet2DConditionModel {
+    unet_on(&device())
+}
+
+/// As [`unet`].
+pub fn unet_on(device: &Device) -> UNet2DConditionModel {
     let folder = reference().join("tiny-sd/unet");
     let json = std::fs::read_to_string(folder.join("config.json")).expect("a config.json");
     let config = UNetConfig::from_json(&json).expect("a UNet's config.json");
     parity::load(
-        config.init(&device()),
+        config.init(device),
         folder.join("diffusion_pytorch_model.safetensors"),
     )
 }
