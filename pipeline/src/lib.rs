@@ -22,6 +22,7 @@ mod error;
 mod generate;
 mod image_encoder;
 mod model;
+mod portrait;
 mod resize;
 
 pub use checkpoint::{
@@ -32,3 +33,7 @@ pub use error::PipelineError;
 pub use generate::{Generated, InitImage, Progress, Request, RngKind};
 pub use image_encoder::{ImageEncoder, ImageEncoderFile};
 pub use model::{OpenOptions, StableDiffusion};
+pub use portrait::{
+    AdapterFile, Faces, HashedFile, ImagePrompt, LazyImageEncoder, Portrait, PortraitCache,
+    PortraitNote, Portraits, Reference, mask_of,
+};
