@@ -144,6 +144,12 @@ pub enum IpAdapterError {
         /// Which encoder is the right one.
         advice: String,
     },
+    /// No name of an unconditional input.
+    #[error("`{text}` is no unconditional input; expected `reference`, `comfy` or `sdcpp`")]
+    Uncond {
+        /// The name as it was given.
+        text: String,
+    },
     /// Weights of layers that cannot be understood, or do not fit the UNet.
     #[error("the layer weights `{text}`: {reason}")]
     Weights {

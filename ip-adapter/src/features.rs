@@ -3,6 +3,8 @@ use std::str::FromStr;
 
 use burn::tensor::Tensor;
 
+use crate::IpAdapterError;
+
 /// What an image encoder and a face network made of reference pictures, one row for each picture. An adapter takes what it needs of it.
 #[derive(Clone, Debug, Default)]
 pub struct Features {
@@ -87,16 +89,16 @@ pub enum Uncond {
 }
 
 impl FromStr for Uncond {
-    type Err = String;
+    type Err = IpAdapterError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "reference" => Ok(Self::Reference),
             "comfy" => Ok(Self::Comfy),
             "sdcpp" => Ok(Self::SdCpp),
-            _ => Err(format!(
-                "`{text}` is none of `reference`, `comfy` and `sdcpp`"
-            )),
+            _ => Err(IpAdapterError::Uncond {
+                text: text.to_owned(),
+            }),
         }
     }
 }
@@ -162,4 +164,21 @@ pub fn pair(negative: Tensor<3>, positive: Tensor<3>) -> Tensor<3> {
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conventions_are_read_as_they_are_written() {
+        for uncond in [Uncond::Reference, Uncond::Comfy, Uncond::SdCpp] {
+            assert_eq!(uncond.to_string().parse::<Uncond>().unwrap(), uncond);
+        }
+        let error = "zero".parse::<Uncond>().unwrap_err().to_string();
+        assert!(
+            error.contains("`zero`") && error.contains("`reference`, `comfy` or `sdcpp`"),
+            "{error}"
+        );
+    }
 }

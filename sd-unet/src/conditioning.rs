@@ -208,6 +208,7 @@ fn taps(from: usize, to: usize) -> Vec<[(usize, f32); 4]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::FloatDType;
 
     #[test]
     fn a_mask_keeps_its_values_at_its_own_size() {
@@ -227,6 +228,18 @@ mod tests {
                 "{row:?}"
             );
             assert!(row[5..].iter().all(|&cell| cell == 0.0), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_mask_multiplies_in_the_model_s_number_type() {
+        let device = parity::device();
+        for dtype in [FloatDType::F32, FloatDType::F16, FloatDType::BF16] {
+            let mixed = Tensor::<4>::ones([2, 1, 3, 2], &device).cast(dtype);
+            let scaled = Strength::Each(vec![0.0, 0.5, -1.0]).scale(mixed.clone());
+            assert_eq!(scaled.dtype(), mixed.dtype());
+            let once = [0.0, 0.0, 0.5, 0.5, -1.0, -1.0];
+            assert_eq!(parity::values(scaled), [once, once].concat());
         }
     }
 
