@@ -29,6 +29,7 @@ const TOKENS: usize = 4;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = parity::device().autodiff();
+    device.seed(7);
     let unet = small_unet(&device)?.no_grad();
     let adapter = IpAdapter::base(&unet, WIDTH, TOKENS, &device);
     println!(
