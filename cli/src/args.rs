@@ -4,6 +4,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sd_diffusion::{SamplerKind, Schedule};
 
 use crate::device::{DeviceChoice, Precision};
+use crate::ip_args::IpOptions;
 
 /// Keeps a character the same in every picture.
 ///
@@ -65,7 +66,8 @@ pub struct Common {
 pub enum Command {
     /// Draw pictures from words, or from words and a picture
     #[command(
-        after_help = "Example:\n  samecast generate --model realistic-vision.safetensors --lora mira.safetensors:0.8 \\\n    --prompt \"(mychar001:1.3), reading under a tree\" --negative \"different person\" --seed 7 --out mira-reads.png"
+        after_help = "Example:\n  samecast generate --model realistic-vision.safetensors --lora mira.safetensors:0.8 \\\n    --prompt \"(mychar001:1.3), reading under a tree\" --negative \"different person\" --seed 7 --out mira-reads.png\n\n\
+                      With one reference picture and no training:\n  samecast generate --model realistic-vision.safetensors --prompt \"a woman reads under a tree\" \\\n    --ip-adapter ip-adapter-plus-face_sd15.safetensors --image-encoder image_encoder --ip-image mira.png"
     )]
     Generate(Box<Generate>),
     /// Train a character LoRA from a folder of pictures
@@ -173,6 +175,8 @@ pub struct Generate {
     /// A .png file or a folder [default: samecast-SEED.png]
     #[arg(long, short, value_name = "FILE.png|DIR")]
     pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub ip: IpOptions,
 }
 
 /// Whose random numbers a seed means.
