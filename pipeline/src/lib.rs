@@ -23,6 +23,7 @@ mod generate;
 mod image_encoder;
 mod model;
 mod portrait;
+mod reference;
 mod resize;
 
 pub use checkpoint::{
@@ -37,3 +38,4 @@ pub use portrait::{
     AdapterFile, Faces, HashedFile, ImagePrompt, LazyImageEncoder, Portrait, PortraitCache,
     PortraitNote, Portraits, Reference, mask_of,
 };
+pub use reference::{Grade, ReferenceCheck, check_reference};
