@@ -5,8 +5,8 @@ use clip_text::Prompt;
 use image::RgbImage;
 use lora_core::Lora;
 use sd_pipeline::{
-    Checkpoint, CheckpointOptions, InitImage, OpenOptions, Part, PipelineError, Progress, Request,
-    RngKind, StableDiffusion,
+    AdapterFile, Checkpoint, CheckpointOptions, InitImage, OpenOptions, Part, PipelineError,
+    Progress, Request, RngKind, StableDiffusion,
 };
 use sd_unet::UNetConfig;
 use serde_json::{Value, json};
@@ -84,8 +84,12 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     let encoding = watch.lap();
     let mut model = StableDiffusion::load(&checkpoint, &options, dtype, &device).input()?;
     model.check(&request).input()?;
-    for adapter in &references.adapters {
-        model = model.with_adapter(adapter).input()?;
+    for (at, adapter) in references.adapters.iter().enumerate() {
+        // What a file brings for the UNet is put on once, however many characters it steers.
+        let same = |other: &AdapterFile| other.sha256 == adapter.sha256;
+        if !references.adapters[..at].iter().any(same) {
+            model = model.with_adapter(adapter).input()?;
+        }
     }
     for (choice, lora) in &loras {
         model = model.with_lora(lora, choice.scale).input()?;

@@ -128,6 +128,15 @@ impl References {
                 encoder.filter(|_| sees || !shared)
             })
             .collect();
+        for encoder in &encoders {
+            let takes = |used: &&LazyImageEncoder<'_>| used.path() == encoder.path();
+            if !used.iter().flatten().any(takes) {
+                return wrong(format!(
+                    "--image-encoder {} is of no use: no adapter here takes pictures; leave it out",
+                    encoder.path().display()
+                ));
+            }
+        }
         let mut prompts = vec![];
         for (opened, encoder) in self.adapters.iter().zip(&used) {
             let portraits = Portraits::new(&opened.file, *encoder, cache).input()?;

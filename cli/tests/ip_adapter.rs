@@ -345,6 +345,25 @@ fn that_face_id_is_non_commercial_is_told() {
     assert!(told.contains("face embedding 1 has length 11.31"), "{told}");
 }
 
+/// Two characters by one FaceID file: its LoRA is on the model once.
+#[test]
+fn what_an_adapter_brings_for_the_model_is_put_on_once() {
+    let bench = Bench::new();
+    let draw = |scales: &[&str]| {
+        let each = scales.iter().map(|scale| {
+            format!("--ip-adapter {{given}}/ip-adapter-faceid.bin --ip-face {{given}}/face.json --ip-scale {scale} ")
+        });
+        let options: String = each.chain(["--no-ip-cache".to_string()]).collect();
+        bench.draw_in("4", &options).done();
+        pixels(&bench.path("made/a.png"))
+    };
+    let (mean, high) = difference(&draw(&["0.3", "0.3"]), &draw(&["0.6"]));
+    assert!(
+        mean <= 0.1 && high <= 1,
+        "mean {mean}, 99th percentile {high}"
+    );
+}
+
 #[test]
 fn the_systems_folder_for_caches_may_be_of_no_use() {
     let bench = Bench::new();
@@ -493,6 +512,10 @@ fn adapters_that_are_none_or_do_not_fit() {
     fs::remove_file(&adapter).expect("the adapter");
     spoiled(&["cannot be read"]);
 
+    let pickle = reference().join("../../pipeline/tests/reference/malicious.ckpt");
+    fs::copy(pickle, &adapter).expect("the pickle that calls");
+    spoiled(&["asks Python to call"]);
+
     // A renamed, a missing and an extra tensor.
     let (key, other) = (
         "ip_adapter.31.to_k_ip.weight",
@@ -623,6 +646,22 @@ fn image_encoders_that_are_none_or_another() {
         tensors.insert("vision_model.pre_layernorm.weight".into(), tensor);
     });
     spoiled(&["`vision_model.pre_layrnorm.weight`"]);
+    // The published base adapter takes embeddings of 1024.
+    change(&bench.path("ip-adapter.safetensors"), |tensors| {
+        let tensor = tensors.get_mut("image_proj.proj.weight").expect("the key");
+        tensor.shape[1] = 1024;
+        tensor.bytes = vec![0; 2 * 512 * 1024];
+    });
+    spoiled(&[
+        "image embeddings of width 1024",
+        "width 48",
+        "use the image encoder CLIP ViT-H/14",
+    ]);
+    fs::copy(
+        given("ip-adapter.safetensors"),
+        bench.path("ip-adapter.safetensors"),
+    )
+    .expect("a copy");
     fs::remove_file(encoder.join("model.safetensors")).expect("the weights");
     spoiled(&[text(&encoder)]);
     fs::remove_file(encoder.join("config.json")).expect("the settings");
@@ -675,6 +714,11 @@ fn faces_that_are_none_or_do_not_fit() {
     bench.refused(
         &format!("{face} {{given}}/face.json --ip-fit pad"),
         &["--ip-fit"],
+    );
+    let two = "--ip-adapter {given}/ip-adapter-faceid.bin --ip-face {given}/face.json ".repeat(2);
+    bench.refused(
+        &format!("{two} --no-ip-cache --image-encoder {{}}/encoder"),
+        &["--image-encoder", "no adapter here takes pictures"],
     );
     bench.refused(
         "--ip-adapter {}/ip-adapter.safetensors --no-ip-cache --image-encoder {}/encoder --ip-face {given}/face.json",

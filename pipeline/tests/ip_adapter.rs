@@ -292,6 +292,23 @@ fn a_white_mask_is_no_mask_and_one_mask_is_for_all_references() {
 }
 
 #[test]
+fn a_portrait_is_for_every_picture_of_a_batch() {
+    let (model, (_, mira)) = (plain(), mira());
+    for cfg in [1.0, 7.0] {
+        let of = |count| {
+            let request = Request {
+                cfg,
+                count,
+                ..small(vec![mira.clone()])
+            };
+            drawn(&model, &request).unwrap().latents
+        };
+        let (one, two) = (values(of(1)), values(of(2).narrow(0, 0, 1)));
+        assert!(relative_error(&two, &one) < 1e-5, "cfg {cfg}");
+    }
+}
+
+#[test]
 fn the_steps_of_an_adapter_are_counted_as_diffusers_counts_a_controlnets() {
     let (_, mira) = mira();
     let (model, count) = (plain(), 2);
