@@ -78,6 +78,9 @@ pub enum Command {
     /// Look into LoRA files
     #[command(subcommand)]
     Lora(Lora),
+    /// Look at reference pictures
+    #[command(subcommand)]
+    Reference(Reference),
     /// What this build and this machine offer
     #[command(after_help = "Example:\n  samecast devices --json")]
     Devices,
@@ -91,6 +94,20 @@ pub enum Lora {
     Info {
         /// LoRA files
         #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Look at reference pictures.
+#[derive(Subcommand, Debug)]
+pub enum Reference {
+    /// Whether pictures will do as references of a character: size, sharpness, shape, light
+    #[command(
+        after_help = "Example:\n  samecast reference check mira.png\n\nExit status: 0 if all will do, 1 if one will not, 2 if one is no picture."
+    )]
+    Check {
+        /// Pictures: PNG, JPEG, WebP or BMP
+        #[arg(required = true, value_name = "PNG")]
         files: Vec<PathBuf>,
     },
 }

@@ -10,6 +10,18 @@ use crate::failure::{Blame, Failure};
 /// # Errors
 /// If it is none.
 pub fn read_picture(option: &str, path: &Path) -> Result<DynamicImage, Failure> {
+    read(&format!("--{option} "), path)
+}
+
+/// Reads a picture that is an argument of its own, upright.
+///
+/// # Errors
+/// If it is none.
+pub fn read_argument(path: &Path) -> Result<DynamicImage, Failure> {
+    read("", path)
+}
+
+fn read(option: &str, path: &Path) -> Result<DynamicImage, Failure> {
     let read = || -> anyhow::Result<DynamicImage> {
         let mut decoder = ImageReader::open(path)?
             .with_guessed_format()?
@@ -22,7 +34,7 @@ pub fn read_picture(option: &str, path: &Path) -> Result<DynamicImage, Failure> 
     read()
         .with_context(|| {
             format!(
-                "--{option} {}: is no picture that can be read; a PNG, JPEG, WebP or BMP file is expected",
+                "{option}{}: is no picture that can be read; a PNG, JPEG, WebP or BMP file is expected",
                 path.display()
             )
         })
