@@ -158,6 +158,42 @@ fn a_diffusers_folder_has_its_image_encoder_inside() {
 }
 
 #[test]
+fn shards_are_one_encoder() {
+    let folder = copy("gelu");
+    let whole = folder.path().join("model.safetensors");
+    let all = tensors(&whole);
+    fs::remove_file(&whole).unwrap();
+    let shards = [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    let mut map = serde_json::Map::new();
+    let (mut first, mut second) = (Tensors::new(), Tensors::new());
+    for (index, (name, tensor)) in all.into_iter().enumerate() {
+        map.insert(name.clone(), json!(shards[index % 2]));
+        [&mut first, &mut second][index % 2].insert(name, tensor);
+    }
+    write(&folder.path().join(shards[0]), &first);
+    write(&folder.path().join(shards[1]), &second);
+    let index = folder.path().join("model.safetensors.index.json");
+    fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
+    let file = ImageEncoderFile::open(folder.path()).unwrap();
+    let files = file.files();
+    for name in [
+        shards[0],
+        shards[1],
+        "model.safetensors.index.json",
+        "config.json",
+    ] {
+        assert!(files.contains(&folder.path().join(name)), "{name}");
+    }
+    assert_eq!(files.len(), 5);
+    assert_transformers(&file.load(FloatDType::F32, &device()).unwrap(), "gelu");
+    fs::remove_file(folder.path().join(shards[1])).unwrap();
+    refused(folder.path(), &[shards[1], "does not exist"]);
+}
+
+#[test]
 fn every_number_type_is_read_as_every_other() {
     let folder = copy("quick_gelu");
     let expected = expected();
