@@ -4,6 +4,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sd_diffusion::{SamplerKind, Schedule};
 
 use crate::device::{DeviceChoice, Precision};
+use crate::ip_args::IpOptions;
 
 /// Keeps a character the same in every picture.
 ///
@@ -65,7 +66,8 @@ pub struct Common {
 pub enum Command {
     /// Draw pictures from words, or from words and a picture
     #[command(
-        after_help = "Example:\n  samecast generate --model realistic-vision.safetensors --lora mira.safetensors:0.8 \\\n    --prompt \"(mychar001:1.3), reading under a tree\" --negative \"different person\" --seed 7 --out mira-reads.png"
+        after_help = "Example:\n  samecast generate --model realistic-vision.safetensors --lora mira.safetensors:0.8 \\\n    --prompt \"(mychar001:1.3), reading under a tree\" --negative \"different person\" --seed 7 --out mira-reads.png\n\n\
+                      With one reference picture and no training:\n  samecast generate --model realistic-vision.safetensors --prompt \"a woman reads under a tree\" \\\n    --ip-adapter ip-adapter-plus-face_sd15.safetensors --image-encoder image_encoder --ip-image mira.png"
     )]
     Generate(Box<Generate>),
     /// Train a character LoRA from a folder of pictures
@@ -76,6 +78,9 @@ pub enum Command {
     /// Look into LoRA files
     #[command(subcommand)]
     Lora(Lora),
+    /// Look at reference pictures
+    #[command(subcommand)]
+    Reference(Reference),
     /// What this build and this machine offer
     #[command(after_help = "Example:\n  samecast devices --json")]
     Devices,
@@ -89,6 +94,20 @@ pub enum Lora {
     Info {
         /// LoRA files
         #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Look at reference pictures.
+#[derive(Subcommand, Debug)]
+pub enum Reference {
+    /// Whether pictures will do as references of a character: size, sharpness, shape, light
+    #[command(
+        after_help = "Example:\n  samecast reference check mira.png\n\nExit status: 0 if all will do, 1 if one will not, 2 if one is no picture."
+    )]
+    Check {
+        /// Pictures: PNG, JPEG, WebP or BMP
+        #[arg(required = true, value_name = "PNG")]
         files: Vec<PathBuf>,
     },
 }
@@ -173,6 +192,8 @@ pub struct Generate {
     /// A .png file or a folder [default: samecast-SEED.png]
     #[arg(long, short, value_name = "FILE.png|DIR")]
     pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub ip: IpOptions,
 }
 
 /// Whose random numbers a seed means.

@@ -1,19 +1,22 @@
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clip_text::Prompt;
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::RgbImage;
 use lora_core::Lora;
 use sd_pipeline::{
-    InitImage, OpenOptions, PipelineError, Progress, Request, RngKind, StableDiffusion,
+    AdapterFile, Checkpoint, CheckpointOptions, InitImage, OpenOptions, Part, PipelineError,
+    Progress, Request, RngKind, StableDiffusion,
 };
+use sd_unet::UNetConfig;
 use serde_json::{Value, json};
 
 use crate::args::{Common, Generate, Model, Prediction, Rng};
 use crate::console::{Console, go_on, print};
 use crate::failure::{Blame, Failure, wrong};
 use crate::output::{PictureFiles, write_png};
+use crate::picture::read_picture;
+use crate::portraits::References;
 use crate::provenance::{self, Named};
 use crate::usage::{Stopwatch, memory_note, peak_memory};
 
@@ -24,9 +27,11 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     check_prompt("negative", &args.negative)?;
     let (sampler, schedule) = args.sampler().input()?;
     let seed = args.seed.unwrap_or_else(new_seed);
-    let init = args.init_image.as_deref().map(read_picture).transpose()?;
+    let init = args.init_image.as_deref();
+    let init = init.map(|path| Ok(read_picture("init-image", path)?.into_rgb8()));
+    let init = init.transpose()?;
     let [width, height] = size(args, init.as_ref());
-    let request = Request {
+    let mut request = Request {
         prompt: args.prompt.clone(),
         negative: args.negative.clone(),
         sampler,
@@ -46,6 +51,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
             picture,
             strength: args.strength.unwrap_or(0.6),
         }),
+        image_prompts: vec![],
     };
     let device = common.device.open()?;
     let dtype = common.precision.on(&device)?;
@@ -55,6 +61,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         .iter()
         .map(|choice| Ok((choice, Lora::open(&choice.file).input()?)))
         .collect::<Result<Vec<_>, Failure>>()?;
+    let references = References::open(&args.ip, dtype, &device, &console)?;
 
     // The model's hash takes a while and is wanted only at the end.
     let hash = std::thread::spawn({
@@ -64,8 +71,26 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     console.note(format_args!("opening {}", args.model.model.display()));
     let options = open_options(&args.model);
     let mut watch = Stopwatch::start();
-    let mut model = StableDiffusion::open(&args.model.model, &options, dtype, &device).input()?;
+    let checkpoint = CheckpointOptions {
+        vae: options.vae.clone(),
+    };
+    let checkpoint = Checkpoint::open(&args.model.model, &checkpoint).input()?;
+    // Before the model, so that the image encoder's memory is free again.
+    let unet = UNetConfig::from_value(checkpoint.config(Part::Unet))
+        .with_context(|| args.model.model.display().to_string())
+        .input()?;
+    let references = references.draw(&unet.cross_attentions(), dtype, &device, &console)?;
+    request.image_prompts = references.prompts;
+    let encoding = watch.lap();
+    let mut model = StableDiffusion::load(&checkpoint, &options, dtype, &device).input()?;
     model.check(&request).input()?;
+    for (at, adapter) in references.adapters.iter().enumerate() {
+        // What a file brings for the UNet is put on once, however many characters it steers.
+        let same = |other: &AdapterFile| other.sha256 == adapter.sha256;
+        if !references.adapters[..at].iter().any(same) {
+            model = model.with_adapter(adapter).input()?;
+        }
+    }
     for (choice, lora) in &loras {
         model = model.with_lora(lora, choice.scale).input()?;
     }
@@ -101,6 +126,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     if let Some(path) = args.model.vae.as_deref().filter(|path| path.is_file()) {
         hashes.push(Named::file("vae", path)?);
     }
+    hashes.extend(references.files);
     let mut written = vec![];
     for (index, picture) in made.pictures.iter().enumerate() {
         let path = files.file(index, made.pictures.len(), seed);
@@ -125,7 +151,8 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         "seed": seed,
         "width": width,
         "height": height,
-        "seconds": { "opening": loading, "drawing": drawing },
+        "image_encoder_opened": references.encoded,
+        "seconds": { "references": encoding, "opening": loading, "drawing": drawing },
         "peak_memory_bytes": peak_memory(),
     }))
 }
@@ -164,26 +191,6 @@ fn size(args: &Generate, init: Option<&RgbImage>) -> [usize; 2] {
         None => [512, 512],
     };
     [args.width.unwrap_or(width), args.height.unwrap_or(height)]
-}
-
-fn read_picture(path: &Path) -> Result<RgbImage, Failure> {
-    let read = || -> anyhow::Result<RgbImage> {
-        let mut decoder = ImageReader::open(path)?
-            .with_guessed_format()?
-            .into_decoder()?;
-        let orientation = decoder.orientation()?;
-        let mut picture = DynamicImage::from_decoder(decoder)?;
-        picture.apply_orientation(orientation);
-        Ok(picture.into_rgb8())
-    };
-    read()
-        .with_context(|| {
-            format!(
-                "--init-image {}: is no picture that can be read; a PNG, JPEG, WebP or BMP file is expected",
-                path.display()
-            )
-        })
-        .input()
 }
 
 /// A seed that nobody chose: from the clock, small enough for other programs' fields.

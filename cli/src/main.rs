@@ -6,9 +6,13 @@ mod device;
 mod devices;
 mod failure;
 mod generate;
+mod ip_args;
 mod lora;
 mod output;
+mod picture;
+mod portraits;
 mod provenance;
+mod reference;
 mod train;
 mod usage;
 
@@ -17,7 +21,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use args::{Cli, Command, Lora};
+use args::{Cli, Command, Lora, Reference};
 use console::{complain, print};
 use failure::Failure;
 
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
         Ok(_) => Ok(()),
         Err(failure) => {
             if json {
-                let _ = print(json!({ "error": failure.to_string(), "status": failure.status() }));
+                let _ = print(failure.report());
             }
             Err(failure)
         }
@@ -71,6 +75,7 @@ fn run(cli: &Cli) -> Result<Value, Failure> {
         Command::Generate(args) => generate::run(args, &cli.common),
         Command::Train(args) => train::run(args, &cli.common),
         Command::Lora(Lora::Info { files }) => lora::info(files, &cli.common),
+        Command::Reference(Reference::Check { files }) => reference::check(files, &cli.common),
         Command::Devices => devices::run(&cli.common),
     }
 }

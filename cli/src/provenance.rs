@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::args::Generate;
 use crate::failure::{Blame, Failure};
+use crate::ip_args::DEFAULT_SCALE;
+use crate::portraits;
 
 /// A file that helped to make a picture.
 pub struct Named {
@@ -147,10 +149,21 @@ pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) 
         "Version",
         concat!("samecast ", env!("CARGO_PKG_VERSION")).into(),
     ));
-    let fields: Vec<String> = fields
+    let mut fields: Vec<String> = fields
         .into_iter()
         .map(|(key, value)| format!("{key}: {}", quoted(value)))
         .collect();
+    // An IP-Adapter is a unit of A1111's ControlNet extension.
+    fields.extend(args.ip.adapters.iter().enumerate().map(|(at, adapter)| {
+        let unit = format!(
+            "Module: ip-adapter-auto, Model: {}, Weight: {}, Guidance Start: {}, Guidance End: {}",
+            name_of(&adapter.file),
+            adapter.scale.unwrap_or(DEFAULT_SCALE),
+            adapter.start.unwrap_or(0.0),
+            adapter.end.unwrap_or(1.0),
+        );
+        format!("ControlNet {at}: {}", quoted(unit))
+    }));
     format!("{text}\n{}", fields.join(", "))
 }
 
@@ -195,6 +208,7 @@ pub fn record(args: &Generate, request: &Request, index: usize, files: &[Named])
         "index": index,
         "clip_skip": request.clip_skip,
         "loras": loras,
+        "ip_adapters": portraits::record(&args.ip),
         "init_image": args.init_image.as_deref().map(text),
         "strength": request.init.as_ref().map(|init| init.strength),
         "files": files,

@@ -119,7 +119,10 @@ def open_loras(pipe, loras: list) -> None:
 
 
 def run(case: dict, moved: bool = False, change=None) -> tuple[list, torch.Tensor]:
-    """The case's pictures and final latents; `moved` adds 1e-6 · N(0, 1) to the first latents, `change` is done to the pipeline first."""
+    """The case's pictures and final latents; `moved` adds 1e-6 · N(0, 1) to the first latents.
+
+    `change` is done to the pipeline first, and may give more arguments for its call.
+    """
     pipe = pipeline()
     options = {"prediction_type": case["prediction_type"]}
     if case["schedule"] == "karras":
@@ -131,9 +134,7 @@ def run(case: dict, moved: bool = False, change=None) -> tuple[list, torch.Tenso
     pipe.scheduler = scheduler
     if case["loras"]:
         open_loras(pipe, case["loras"])
-    if change:
-        change(pipe)
-    arguments = {}
+    arguments = (change(pipe) if change else None) or {}
     if case["clip_skip"] > 1:
         # diffusers looks for the final norm under the module's name of transformers 4.
         object.__setattr__(pipe.text_encoder, "text_model", pipe.text_encoder)

@@ -4,10 +4,10 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use clip_text::{EncodeOptions, Prompt, encode};
 use image::RgbImage;
 use sd_diffusion::{Noise, PhiloxRng, Sampler, SamplerKind, Schedule, Step, TorchRng, guide};
-use sd_unet::Conditioning;
+use sd_unet::{Conditioning, ImageStream};
 
 use crate::resize::lanczos;
-use crate::{PipelineError, StableDiffusion};
+use crate::{ImagePrompt, PipelineError, StableDiffusion};
 
 /// Pixels of a side at most: beyond, Stable Diffusion 1.x draws nothing of use, in more memory than there is.
 const MAX_SIDE: usize = 4096;
@@ -43,6 +43,8 @@ pub struct Request {
     pub clip_skip: usize,
     /// A picture to start from.
     pub init: Option<InitImage>,
+    /// References that the picture is steered by, through one adapter each. They add up, and each sees its own alone.
+    pub image_prompts: Vec<ImagePrompt>,
 }
 
 /// A picture to start from.
@@ -80,6 +82,7 @@ impl Default for Request {
             count: 1,
             clip_skip: 1,
             init: None,
+            image_prompts: Vec::new(),
         }
     }
 }
@@ -131,7 +134,11 @@ impl StableDiffusion {
             Some(init) => sampler.image_steps(request.steps, init.strength)?,
             None => sampler.steps(request.steps)?,
         };
-        let conditioning = self.conditioning(request);
+        for prompt in &request.image_prompts {
+            prompt.check_steps(steps.len())?;
+        }
+        let text = self.text(request);
+        let streams = self.streams(request)?;
         tell(Progress::Encoded)?;
 
         let mut noise: Box<dyn Noise> = match request.rng {
@@ -140,6 +147,13 @@ impl StableDiffusion {
         };
         let mut latent = self.first_latent(request, &sampler, &steps, noise.as_mut());
         for (index, step) in steps.iter().enumerate() {
+            let acting = request.image_prompts.iter().zip(&streams);
+            let acting = acting.filter(|(prompt, _)| prompt.acts(index, steps.len()));
+            let conditioning = Conditioning {
+                text: text.clone(),
+                // Tensors are shared, not copied.
+                streams: acting.flat_map(|(_, streams)| streams.clone()).collect(),
+            };
             let scaled = sampler.scale(latent.clone(), step);
             let predicted = self.predict(scaled, step, request.cfg, &conditioning);
             latent = sampler.step(latent, predicted, step, noise.as_mut());
@@ -206,13 +220,26 @@ impl StableDiffusion {
         {
             return refuse("strength", init.strength.to_string(), "0 to 1".into());
         }
+        let layers = self.unet.cross_attentions();
+        for prompt in &request.image_prompts {
+            prompt.check([request.height, request.width], &layers)?;
+        }
         Ok(())
+    }
+
+    /// The streams of each of the request's image prompts.
+    fn streams(&self, request: &Request) -> Result<Vec<Vec<ImageStream>>, PipelineError> {
+        let layers = self.unet.cross_attentions();
+        let prompts = request.image_prompts.iter();
+        prompts
+            .map(|prompt| prompt.streams(guided(request.cfg), request.count, &layers, self.dtype))
+            .collect()
     }
 
     /// The prompt's embedding for each picture; before it, where there is guidance, the negative's for each.
     ///
     /// As in diffusers, clip skip is for the prompt alone: the negative's embedding is always the last layer's.
-    fn conditioning(&self, request: &Request) -> Conditioning {
+    fn text(&self, request: &Request) -> Tensor<3> {
         let (prompt, negative) = (
             Prompt::parse(&request.prompt),
             Prompt::parse(&request.negative),
@@ -235,15 +262,14 @@ impl StableDiffusion {
                 .hidden
                 .repeat_dim(0, request.count)
         };
-        let text = if guided(request.cfg) {
+        if guided(request.cfg) {
             let longest = chunks(&prompt).max(chunks(&negative));
             let negative = embed(&negative, 1, longest);
             let prompt = embed(&prompt, request.clip_skip, longest);
             Tensor::cat(vec![negative, prompt], 0)
         } else {
             embed(&prompt, request.clip_skip, 1)
-        };
-        Conditioning::text(text)
+        }
     }
 
     /// The latent that the first step takes: noise alone, or the given picture under noise.

@@ -20,7 +20,10 @@
 mod checkpoint;
 mod error;
 mod generate;
+mod image_encoder;
 mod model;
+mod portrait;
+mod reference;
 mod resize;
 
 pub use checkpoint::{
@@ -29,4 +32,10 @@ pub use checkpoint::{
 };
 pub use error::PipelineError;
 pub use generate::{Generated, InitImage, Progress, Request, RngKind};
+pub use image_encoder::{ImageEncoder, ImageEncoderFile};
 pub use model::{OpenOptions, StableDiffusion};
+pub use portrait::{
+    AdapterFile, Faces, HashedFile, ImagePrompt, LazyImageEncoder, Portrait, PortraitCache,
+    PortraitNote, Portraits, Reference, mask_of,
+};
+pub use reference::{Grade, ReferenceCheck, check_reference};

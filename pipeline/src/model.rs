@@ -8,7 +8,7 @@ use sd_diffusion::{PredictionType, SchedulerConfig, TimestepSpacing};
 use sd_unet::{UNet2DConditionModel, UNetConfig};
 use sd_vae::{AutoencoderKL, VaeConfig};
 
-use crate::{Checkpoint, CheckpointOptions, Layout, Part, PipelineError};
+use crate::{AdapterFile, Checkpoint, CheckpointOptions, Layout, Part, PipelineError};
 
 /// A Stable Diffusion 1.x model with all its parts on one device.
 #[derive(Clone, Debug)]
@@ -123,6 +123,20 @@ impl StableDiffusion {
             unet: lora.merge(self.unet, Component::Unet, strength)?,
             ..self
         })
+    }
+
+    /// The same model with what an adapter brings for it: a FaceID adapter was trained with a LoRA beside it, at strength 1. Others bring
+    /// nothing.
+    ///
+    /// # Errors
+    /// If the adapter does not fit the UNet.
+    pub fn with_adapter(self, file: &AdapterFile) -> Result<Self, PipelineError> {
+        let layers = self.unet.cross_attentions();
+        file.adapter.check(&layers)?;
+        match file.lora(&layers)? {
+            Some(lora) => self.with_lora(&lora, 1.0),
+            None => Ok(self),
+        }
     }
 
     /// The device that it is on.

@@ -7,7 +7,7 @@ use burn::nn::{
 };
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 
-use crate::Conditioning;
+use crate::conditioning::{Conditioning, KeyValue, Strength};
 
 /// Sizes of one level's transformers.
 #[derive(Clone, Debug)]
@@ -15,7 +15,10 @@ pub(crate) struct TransformerConfig {
     pub channels: usize,
     pub context_channels: usize,
     pub heads: usize,
+    /// Blocks of each transformer.
     pub layers: usize,
+    /// The index of the level's first cross-attention layer among the UNet's.
+    pub first: usize,
     pub groups: usize,
     pub linear_projection: bool,
     pub upcast: bool,
@@ -32,19 +35,22 @@ pub struct Transformer2DModel {
 }
 
 impl TransformerConfig {
-    pub(crate) fn init(&self, device: &Device) -> Transformer2DModel {
+    /// The level's transformer number `at`.
+    pub(crate) fn init(&self, at: usize, device: &Device) -> Transformer2DModel {
         let projection = || Projection::new(self.channels, self.linear_projection, device);
         Transformer2DModel {
             norm: GroupNormConfig::new(self.groups, self.channels)
                 .with_epsilon(1e-6)
                 .init(device),
             proj_in: projection(),
-            transformer_blocks: (0..self.layers).map(|_| self.block(device)).collect(),
+            transformer_blocks: (0..self.layers)
+                .map(|layer| self.block(self.first + at * self.layers + layer, device))
+                .collect(),
             proj_out: projection(),
         }
     }
 
-    fn block(&self, device: &Device) -> BasicTransformerBlock {
+    fn block(&self, layer: usize, device: &Device) -> BasicTransformerBlock {
         let norm = || LayerNormConfig::new(self.channels).init(device);
         BasicTransformerBlock {
             norm1: norm(),
@@ -61,6 +67,7 @@ impl TransformerConfig {
                     LinearConfig::new(4 * self.channels, self.channels).init(device),
                 ),
             },
+            layer,
         }
     }
 
@@ -91,7 +98,7 @@ impl Transformer2DModel {
             .swap_dims(1, 2);
         let mut positions = self.proj_in.forward(positions);
         for block in &self.transformer_blocks {
-            positions = block.forward(positions, conditioning);
+            positions = block.forward(positions, [height, width], conditioning);
         }
         let positions = self.proj_out.forward(positions);
         positions
@@ -110,16 +117,28 @@ pub struct BasicTransformerBlock {
     attn2: Attention,
     norm3: LayerNorm,
     ff: FeedForward,
+    /// The index of `attn2` among the UNet's cross-attention layers.
+    layer: usize,
 }
 
 impl BasicTransformerBlock {
     /// # Shapes
-    /// - `hidden`, output: `[batch, positions, channels]`
-    fn forward(&self, hidden: Tensor<3>, conditioning: &Conditioning) -> Tensor<3> {
+    /// - `hidden`, output: `[batch, positions, channels]`, where the positions are `height · width`
+    fn forward(
+        &self,
+        hidden: Tensor<3>,
+        size: [usize; 2],
+        conditioning: &Conditioning,
+    ) -> Tensor<3> {
         let normed = self.norm1.forward(hidden.clone());
         let hidden = self.attn1.forward(normed.clone(), normed) + hidden;
         let normed = self.norm2.forward(hidden.clone());
-        let hidden = self.attn2.forward(normed, conditioning.text.clone()) + hidden;
+        let streams = conditioning.streams.iter().filter_map(|stream| {
+            let strength = stream.strength(self.layer, size)?;
+            Some((&stream.layers[self.layer], strength))
+        });
+        let text = conditioning.text.clone();
+        let hidden = self.attn2.cross(normed, text, streams) + hidden;
         let normed = self.norm3.forward(hidden.clone());
         self.ff.forward(normed) + hidden
     }
@@ -141,20 +160,51 @@ impl Attention {
     /// - `hidden`, output: `[batch, positions, channels]`
     /// - `context`: `[batch, tokens, context_channels]`
     fn forward(&self, hidden: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
+        self.cross(hidden, context, std::iter::empty())
+    }
+
+    /// Attention to the context and, apart from it, to streams: `to_out(A(Q, K, V) + Σᵢ λᵢ mᵢ ⊙ A(Q, Kᵢ, Vᵢ))`.
+    ///
+    /// # Shapes
+    /// - `hidden`, output: `[batch, positions, channels]`
+    /// - `context`: `[batch, tokens, context_channels]`
+    /// - keys and values of `streams`: `[1 or batch, tokens, channels]`
+    fn cross<'a>(
+        &self,
+        hidden: Tensor<3>,
+        context: Tensor<3>,
+        streams: impl Iterator<Item = (&'a KeyValue, Strength)>,
+    ) -> Tensor<3> {
         let [batch, positions, channels] = hidden.dims();
         assert_shape!(context, [batch, _, _]);
-        let dtype: FloatDType = hidden.dtype().into();
         let query = self.split(self.to_q.forward(hidden));
         let key = self.split(self.to_k.forward(context.clone()));
         let value = self.split(self.to_v.forward(context));
-        let mixed = if self.upcast {
+        let mut mixed = self.attend(query.clone(), key, value);
+        for (KeyValue { key, value }, strength) in streams {
+            let for_all = |tensor: &Tensor<3>| {
+                let [_, tokens, _] = tensor.dims();
+                let dtype: FloatDType = query.dtype().into();
+                let tensor = tensor.clone().cast(dtype);
+                self.split(tensor.expand([batch, tokens, channels]))
+            };
+            let image = self.attend(query.clone(), for_all(key), for_all(value));
+            mixed = mixed + strength.scale(image);
+        }
+        let mixed = mixed.swap_dims(1, 2).reshape([batch, positions, channels]);
+        self.to_out[0].forward(mixed)
+    }
+
+    /// # Shapes
+    /// - all, output: `[batch, heads, positions or tokens, head_dim]`
+    fn attend(&self, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+        if self.upcast {
+            let dtype: FloatDType = query.dtype().into();
             let wide = |tensor: Tensor<4>| tensor.cast(FloatDType::F32);
             sd_kernels::attention(wide(query), wide(key), wide(value), false).cast(dtype)
         } else {
             sd_kernels::attention(query, key, value, false)
-        };
-        let mixed = mixed.swap_dims(1, 2).reshape([batch, positions, channels]);
-        self.to_out[0].forward(mixed)
+        }
     }
 
     /// `[batch, positions, channels]` to `[batch, heads, positions, head_dim]`.
@@ -275,5 +325,189 @@ impl ModuleDisplayDefault for Projection {
 impl ModuleDisplay for Projection {
     fn custom_content(&self, content: Content) -> Option<Content> {
         in_both!(self, layer => layer.custom_content(content))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conditioning::{ImageStream, Mask};
+    use burn::module::Module;
+    use burn::tensor::Distribution;
+    use parity::{device, values};
+
+    const SIZE: [usize; 2] = [8, 16];
+
+    fn config(upcast: bool) -> TransformerConfig {
+        TransformerConfig {
+            channels: 32,
+            context_channels: 24,
+            heads: 4,
+            layers: 1,
+            first: 0,
+            groups: 8,
+            linear_projection: false,
+            upcast,
+        }
+    }
+
+    fn random(shape: [usize; 3], device: &Device) -> Tensor<3> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
+
+    fn stream(batch: usize, tokens: usize, device: &Device) -> ImageStream {
+        ImageStream::new(vec![KeyValue {
+            key: random([batch, tokens, 32], device),
+            value: random([batch, tokens, 32], device),
+        }])
+    }
+
+    /// 1 in the right half of 64 × 128 pixels.
+    fn right_half() -> Mask {
+        let pixels = (0..64 * 128).map(|at| if at % 128 < 64 { 0.0 } else { 1.0 });
+        Mask::new([64, 128], pixels.collect())
+    }
+
+    #[test]
+    fn outside_a_mask_cross_attention_is_what_it_was_bit_for_bit() {
+        for (upcast, batch) in [(false, 1), (true, 2)] {
+            let device = device();
+            let attention = config(upcast).attention(24, &device);
+            let hidden = random([2, SIZE[0] * SIZE[1], 32], &device);
+            let text = random([2, 77, 24], &device);
+            let mask = right_half();
+            let streams = [
+                stream(batch, 4, &device).masked(mask.clone()),
+                stream(batch, 16, &device)
+                    .weighted(-3.0)
+                    .masked(mask.clone()),
+            ];
+            let plain = values(attention.forward(hidden.clone(), text.clone()));
+            let layers = streams
+                .iter()
+                .map(|stream| (&stream.layers[0], stream.strength(0, SIZE).unwrap()));
+            let steered = values(attention.cross(hidden, text, layers));
+
+            let cells = mask.resized(SIZE);
+            let rows = plain.chunks_exact(32).zip(steered.chunks_exact(32));
+            let (mut outside, mut inside) = (0, 0);
+            for ((before, after), cell) in rows.zip(cells.iter().cycle()) {
+                if *cell == 0.0 {
+                    outside += 1;
+                    let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(before), bits(after));
+                } else if *cell > 0.9 {
+                    inside += 1;
+                    assert_ne!(before, after);
+                }
+            }
+            // Two columns beside the edge on either side are mixed.
+            assert!(
+                outside >= 2 * 8 * 6 && inside >= 2 * 8 * 6,
+                "{outside} {inside}"
+            );
+        }
+    }
+
+    #[test]
+    fn gradients_reach_keys_and_values_through_a_mask() {
+        let device = device().autodiff();
+        let attention = config(false).attention(24, &device).no_grad();
+        let stream = stream(1, 4, &device);
+        let kv = KeyValue {
+            key: stream.layers[0].key.clone().require_grad(),
+            value: stream.layers[0].value.clone().require_grad(),
+        };
+        let strength = stream.masked(right_half()).strength(0, SIZE).unwrap();
+        let hidden = random([2, SIZE[0] * SIZE[1], 32], &device);
+        let text = random([2, 77, 24], &device);
+        let out = attention.cross(hidden, text, [(&kv, strength)].into_iter());
+        let gradients = out.powi_scalar(2).sum().backward();
+        for tensor in [&kv.key, &kv.value] {
+            let gradient = tensor.grad(&gradients).expect("a gradient");
+            assert!(gradient.abs().sum().into_scalar::<f32>() > 1e-3);
+        }
+        assert!(attention.to_k.weight.val().grad(&gradients).is_none());
+    }
+
+    #[test]
+    fn a_stream_has_a_layer_for_each_of_the_unet_s() {
+        let config = crate::UNetConfig {
+            block_out_channels: vec![32; 4],
+            cross_attention_dim: crate::PerLevel::Same(24),
+            ..Default::default()
+        };
+        let unet = config.init(&device());
+        let conditioning =
+            Conditioning::text(random([1, 77, 24], &device())).with(stream(1, 4, &device()));
+        let latent = Tensor::zeros([1, 4, 8, 8], &device());
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            unet.forward(latent, 1.0, &conditioning)
+        }));
+        let panic = result.expect_err("one layer is not sixteen");
+        let text = panic.downcast_ref::<String>().expect("a message");
+        assert!(
+            text.contains("1 layers and 1 weights, the UNet has 16"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn layers_are_where_the_configuration_lists_them() {
+        let config = crate::UNetConfig {
+            block_out_channels: vec![32, 64, 96, 128],
+            transformer_layers_per_block: crate::PerLevel::Each(vec![1, 2, 1, 1]),
+            attention_head_dim: crate::PerLevel::Same(4),
+            cross_attention_dim: crate::PerLevel::Same(24),
+            ..Default::default()
+        };
+        let (unet, layers) = (config.init(&device()), config.cross_attentions());
+        assert_eq!(layers.len(), 2 + 4 + 2 + 3 + 6 + 3 + 1);
+        assert_eq!(
+            layers[layers.len() - 1].path,
+            "mid_block.attentions.0.transformer_blocks.0.attn2"
+        );
+        let mut shapes = Shapes::default();
+        unet.visit(&mut shapes);
+        for layer in &layers {
+            let shape = shapes.found.get(&format!("{}.to_k.weight", layer.path));
+            assert_eq!(shape, Some(&vec![24, layer.channels]), "{}", layer.path);
+        }
+        // Keys of another layer's channels would not fit.
+        let keys = layers.iter().map(|layer| {
+            let key = random([1, 3, layer.channels], &device());
+            KeyValue {
+                value: key.clone(),
+                key,
+            }
+        });
+        let text = random([1, 77, 24], &device());
+        let conditioning = Conditioning::text(text).with(ImageStream::new(keys.collect()));
+        let latent = Tensor::zeros([1, 4, 8, 8], &device());
+        assert_eq!(
+            unet.forward(latent, 1.0, &conditioning).dims(),
+            [1, 4, 8, 8]
+        );
+    }
+
+    #[derive(Default)]
+    struct Shapes {
+        path: Vec<String>,
+        found: std::collections::BTreeMap<String, Vec<usize>>,
+    }
+
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
+            self.found
+                .insert(self.path.join("."), param.lazy_shape().to_vec());
+        }
     }
 }

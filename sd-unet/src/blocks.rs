@@ -25,7 +25,7 @@ impl DownBlock {
         device: &Device,
     ) -> Self {
         Self {
-            attentions: transformer.map(|t| (0..layers).map(|_| t.init(device)).collect()),
+            attentions: transformer.map(|t| (0..layers).map(|at| t.init(at, device)).collect()),
             resnets: (0..layers)
                 .map(|layer| resnet.init(if layer == 0 { from } else { to }, to, device))
                 .collect(),
@@ -71,7 +71,7 @@ impl MidBlock {
         device: &Device,
     ) -> Self {
         Self {
-            attentions: [transformer.init(device)],
+            attentions: [transformer.init(0, device)],
             resnets: [0, 1].map(|_| resnet.init(channels, channels, device)),
         }
     }
@@ -107,7 +107,8 @@ impl UpBlock {
         device: &Device,
     ) -> Self {
         Self {
-            attentions: transformer.map(|t| skips.iter().map(|_| t.init(device)).collect()),
+            attentions: transformer
+                .map(|t| (0..skips.len()).map(|at| t.init(at, device)).collect()),
             resnets: skips
                 .iter()
                 .enumerate()

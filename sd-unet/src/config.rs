@@ -105,6 +105,19 @@ pub enum UpBlockType {
     UpBlock2D,
 }
 
+/// A layer of the UNet that attends to the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrossAttention {
+    /// Its path in the module, such as `mid_block.attentions.0.transformer_blocks.0.attn2`.
+    pub path: String,
+    /// Channels of its queries, keys and values, over all heads.
+    pub channels: usize,
+    /// Its heads.
+    pub heads: usize,
+    /// Channels of the text that it attends to.
+    pub context_channels: usize,
+}
+
 impl Default for UNetConfig {
     fn default() -> Self {
         use {DownBlockType::*, UpBlockType::*};
@@ -313,6 +326,52 @@ impl UNetConfig {
         self.num_attention_heads
             .as_ref()
             .unwrap_or(&self.attention_head_dim)
+    }
+
+    /// The model's cross-attention layers in the order of diffusers' attention processors, which is that of IP-Adapter files: down, up,
+    /// mid. Stable Diffusion 1.x has 6, 9 and 1.
+    ///
+    /// # Panics
+    /// If [`UNetConfig::check`] fails.
+    pub fn cross_attentions(&self) -> Vec<CrossAttention> {
+        use {DownBlockType::CrossAttnDownBlock2D, UpBlockType::CrossAttnUpBlock2D};
+        let levels = self.block_out_channels.len();
+        let mut all = Vec::new();
+        let mut add = |block: String, level: usize, transformers: usize| {
+            for transformer in 0..transformers {
+                for layer in 0..self.transformer_layers_per_block.at(level) {
+                    all.push(CrossAttention {
+                        path: format!(
+                            "{block}.attentions.{transformer}.transformer_blocks.{layer}.attn2"
+                        ),
+                        channels: self.block_out_channels[level],
+                        heads: self.heads().at(level),
+                        context_channels: self.cross_attention_dim.at(level),
+                    });
+                }
+            }
+        };
+        for (level, kind) in self.down_block_types.iter().enumerate() {
+            if *kind == CrossAttnDownBlock2D {
+                add(
+                    format!("down_blocks.{level}"),
+                    level,
+                    self.layers_per_block.at(level),
+                );
+            }
+        }
+        for (block, kind) in self.up_block_types.iter().enumerate() {
+            let level = levels - 1 - block;
+            if *kind == CrossAttnUpBlock2D {
+                add(
+                    format!("up_blocks.{block}"),
+                    level,
+                    self.layers_per_block.at(level) + 1,
+                );
+            }
+        }
+        add("mid_block".to_owned(), levels - 1, 1);
+        all
     }
 
     /// The model of these sizes. Its weights are random, and made only when they are used.

@@ -1,6 +1,7 @@
 //! The UNet of Stable Diffusion, by diffusers' `config.json` and with diffusers' parameter names.
 //!
-//! It knows nothing of LoRA, IP-Adapter or samplers: adapters reach it as reparameterized weights and as [`Conditioning`].
+//! It knows nothing of LoRA, IP-Adapter or samplers: adapters reach it as reparameterized weights and as [`Conditioning`],
+//! whose [`ImageStream`]s are keys and values that the cross-attention layers attend to beside the text's.
 //!
 //! ```
 //! use burn::tensor::{Distribution, Tensor};
@@ -22,11 +23,15 @@
 
 mod attention;
 mod blocks;
+mod conditioning;
 mod config;
 mod model;
 mod resnet;
 mod time;
 
-pub use config::{DownBlockType, PerAxis, PerLevel, UNetConfig, UNetConfigError, UpBlockType};
-pub use model::{Conditioning, UNet2DConditionModel};
+pub use conditioning::{Conditioning, ImageStream, KeyValue, Mask};
+pub use config::{
+    CrossAttention, DownBlockType, PerAxis, PerLevel, UNetConfig, UNetConfigError, UpBlockType,
+};
+pub use model::UNet2DConditionModel;
 pub use time::Timesteps;

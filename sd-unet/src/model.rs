@@ -3,25 +3,12 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 
+use crate::Conditioning;
 use crate::attention::TransformerConfig;
 use crate::blocks::{DownBlock, MidBlock, UpBlock};
-use crate::config::{DownBlockType, UNetConfig, UpBlockType};
+use crate::config::{CrossAttention, DownBlockType, UNetConfig, UpBlockType};
 use crate::resnet::{ResnetConfig, conv3x3};
 use crate::time::{TimestepEmbedding, Timesteps, sinusoids};
-
-/// What steers the denoising of one batch.
-#[derive(Clone, Debug)]
-pub struct Conditioning {
-    /// Text embedding, `[batch, tokens, cross_attention_dim]`.
-    pub text: Tensor<3>,
-}
-
-impl Conditioning {
-    /// Steered by text alone: `[batch, tokens, cross_attention_dim]`.
-    pub fn text(text: Tensor<3>) -> Self {
-        Self { text }
-    }
-}
 
 /// The UNet of Stable Diffusion (Rombach et al. 2022), which predicts the noise in a latent.
 ///
@@ -55,14 +42,22 @@ impl UNet2DConditionModel {
             groups: config.norm_num_groups,
             epsilon: config.norm_eps,
         };
-        let transformer = |level: usize| TransformerConfig {
-            channels: channels[level],
-            context_channels: config.cross_attention_dim.at(level),
-            heads: config.heads().at(level),
-            layers: config.transformer_layers_per_block.at(level),
-            groups: config.norm_num_groups,
-            linear_projection: config.use_linear_projection,
-            upcast: config.upcast_attention,
+        // Cross-attention layers are counted as `UNetConfig::cross_attentions` lists them: down, up, mid.
+        let mut counted = 0;
+        let mut transformer = |level: usize, transformers: usize| {
+            let layers = config.transformer_layers_per_block.at(level);
+            let first = counted;
+            counted += transformers * layers;
+            TransformerConfig {
+                channels: channels[level],
+                context_channels: config.cross_attention_dim.at(level),
+                heads: config.heads().at(level),
+                layers,
+                first,
+                groups: config.norm_num_groups,
+                linear_projection: config.use_linear_projection,
+                upcast: config.upcast_attention,
+            }
         };
 
         // The channels of every skip, as the way down leaves them.
@@ -78,7 +73,7 @@ impl UNet2DConditionModel {
                 [from, to],
                 layers,
                 &resnet,
-                attends.then(|| transformer(level)).as_ref(),
+                attends.then(|| transformer(level, layers)).as_ref(),
                 downsample,
                 device,
             ));
@@ -96,12 +91,14 @@ impl UNet2DConditionModel {
                 [from, to],
                 &taken,
                 &resnet,
-                attends.then(|| transformer(level)).as_ref(),
+                attends.then(|| transformer(level, layers)).as_ref(),
                 level > 0,
                 device,
             ));
             from = to;
         }
+
+        let mid_block = MidBlock::new(coarsest, &resnet, &transformer(levels - 1, 1), device);
 
         Self {
             conv_in: conv3x3(config.in_channels, finest, device),
@@ -110,7 +107,7 @@ impl UNet2DConditionModel {
                 linear_2: linear(4 * finest, 4 * finest, device),
             },
             down_blocks,
-            mid_block: MidBlock::new(coarsest, &resnet, &transformer(levels - 1), device),
+            mid_block,
             up_blocks,
             conv_norm_out: GroupNormConfig::new(config.norm_num_groups, finest)
                 .with_epsilon(config.norm_eps)
@@ -126,6 +123,7 @@ impl UNet2DConditionModel {
     /// - `latent`: `[batch, in_channels, height, width]`, in latent cells
     /// - `timestep`: one for all, or one for each of the batch, in `0..1000`
     /// - `conditioning.text`: `[batch, tokens, cross_attention_dim]`
+    /// - `conditioning.streams`: a key, a value and a weight for each of [`cross_attentions`](Self::cross_attentions), in that order
     /// - output: `[batch, out_channels, height, width]`
     ///
     /// # Panics
@@ -139,6 +137,17 @@ impl UNet2DConditionModel {
         let [batch, _, _, _] = latent.dims();
         assert_shape!(latent, [_, self.config.in_channels, _, _]);
         assert_shape!(conditioning.text, [batch, _, _]);
+        if !conditioning.streams.is_empty() {
+            let layers = self.cross_attentions().len();
+            for stream in &conditioning.streams {
+                assert!(
+                    stream.layers.len() == layers && stream.weights.len() == layers,
+                    "a stream has {} layers and {} weights, the UNet has {layers} cross-attention layers",
+                    stream.layers.len(),
+                    stream.weights.len()
+                );
+            }
+        }
 
         let time = sinusoids(&timestep.into(), batch, &self.config, &latent.device());
         let time = time.cast(FloatDType::from(latent.dtype()));
@@ -156,6 +165,11 @@ impl UNet2DConditionModel {
         }
         let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
         self.conv_out.forward(hidden)
+    }
+
+    /// Its cross-attention layers, as [`UNetConfig::cross_attentions`] lists them.
+    pub fn cross_attentions(&self) -> Vec<CrossAttention> {
+        self.config.cross_attentions()
     }
 
     /// The sizes that it was made with.

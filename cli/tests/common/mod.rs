@@ -39,6 +39,8 @@ pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_samecast"));
     // Whoever asks for traces must not see them in place of an error.
     command.env("RUST_BACKTRACE", "1");
+    // What is kept for later is kept away from the caches of whoever runs the tests.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

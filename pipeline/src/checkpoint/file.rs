@@ -601,7 +601,7 @@ fn archived(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, Option<C
 }
 
 /// Reads a JSON file of moderate size.
-pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
+pub(crate) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     let config = |reason: String| CheckpointError::Config {
         path: path.to_owned(),
         reason,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use clip_vision::ClipVisionConfig;
 use serde_json::{Value, json};
 
 use super::{Part, Weights};
@@ -231,4 +232,42 @@ fn text_encoder(shapes: &Shapes<'_>) -> Result<Value, String> {
         "projection_dim": hidden,
         "vocab_size": vocabulary,
     }))
+}
+
+/// A CLIP image encoder's sizes, by its shapes. What those do not tell, heads and activation, is that of the published model of the width.
+pub(crate) fn clip_vision(weights: &Weights) -> Result<ClipVisionConfig, String> {
+    let shapes = Shapes(weights);
+    let patches = "vision_model.embeddings.patch_embedding.weight";
+    let positions = "vision_model.embeddings.position_embedding.weight";
+    let hidden_size = shapes.axis(patches, 0)?;
+    let published = [
+        ClipVisionConfig::vit_l_14(),
+        ClipVisionConfig::vit_h_14(),
+        ClipVisionConfig::vit_bigg_14(),
+    ];
+    let Some(published) = published
+        .into_iter()
+        .find(|published| published.hidden_size == hidden_size)
+    else {
+        return Err(format!(
+            "`{patches}` has {hidden_size} channels, expected 1024 (ViT-L/14), 1280 (ViT-H/14) or 1664 (ViT-bigG/14): the heads of others are \
+             not known, so give the folder with the encoder's `config.json`"
+        ));
+    };
+    let patch_size = shapes.axis(patches, 2)?;
+    let count = shapes.axis(positions, 0)?;
+    let side = (count - 1).isqrt();
+    if side == 0 || side * side != count - 1 {
+        return Err(format!(
+            "`{positions}` has {count} positions, expected one more than a square number"
+        ));
+    }
+    Ok(ClipVisionConfig {
+        patch_size,
+        image_size: side * patch_size,
+        intermediate_size: shapes.axis("vision_model.encoder.layers.0.mlp.fc1.weight", 0)?,
+        projection_dim: shapes.axis("visual_projection.weight", 0)?,
+        num_hidden_layers: shapes.count("vision_model.encoder.layers.")?,
+        ..published
+    })
 }

@@ -29,7 +29,7 @@ impl Weights {
     }
 
     /// Some of a file's tensors: pairs of the model's name and the file's.
-    pub(super) fn renamed(file: Arc<TensorFile>, names: BTreeMap<String, String>) -> Self {
+    pub(crate) fn renamed(file: Arc<TensorFile>, names: BTreeMap<String, String>) -> Self {
         Self { file, names }
     }
 

@@ -23,6 +23,9 @@ pub use error::CheckpointError;
 pub use file::TensorFile;
 pub use load::{Weights, load_module};
 
+pub(crate) use file::read_json;
+pub(crate) use infer::clip_vision as infer_clip_vision;
+
 /// A component of Stable Diffusion that has weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
@@ -462,9 +465,15 @@ fn known(
     Ok((std::mem::take(sorted.part(part)), sorted.ignored))
 }
 
-/// The file with a component's weights. Safetensors go before pickles, and the plain file before the variants.
+/// The file with a component's weights.
 fn weights_file(part: Part, folder: &Path) -> Option<PathBuf> {
-    for (stem, ending) in part.stems() {
+    weights_in(folder, part.stems())
+}
+
+/// The file of a folder that has weights, by its name without ending, and its ending. Safetensors go before pickles, and the plain file before
+/// the variants.
+pub(crate) fn weights_in(folder: &Path, stems: [(&str, &str); 2]) -> Option<PathBuf> {
+    for (stem, ending) in stems {
         let plain = [
             format!("{stem}.{ending}"),
             format!("{stem}.{ending}.index.json"),
