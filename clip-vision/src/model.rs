@@ -3,7 +3,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{
     Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
 };
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
+use sd_kernels::linear;
 use serde_json::Value;
 
 use crate::error::Result;
@@ -377,23 +378,24 @@ impl ClipAttention {
                 .reshape([batch, positions, self.heads, channels / self.heads])
                 .swap_dims(1, 2)
         };
-        let query = split(self.q_proj.forward(hidden.clone()));
-        let key = split(self.k_proj.forward(hidden.clone()));
-        let value = split(self.v_proj.forward(hidden));
+        let query = split(linear(hidden.clone(), &self.q_proj));
+        let key = split(linear(hidden.clone(), &self.k_proj));
+        let value = split(linear(hidden, &self.v_proj));
         let mixed = sd_kernels::attention(query, key, value, false)
             .swap_dims(1, 2)
             .reshape([batch, positions, channels]);
-        self.out_proj.forward(mixed)
+        linear(mixed, &self.out_proj)
     }
 }
 
 impl ClipMlp {
     /// `[batch, positions, channels]` to the same.
     fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
-        let inner = self.fc1.forward(hidden);
-        self.fc2.forward(match self.activation {
+        let inner = linear(hidden, &self.fc1);
+        let hidden = match self.activation {
             HiddenAct::QuickGelu => sd_kernels::quick_gelu(inner),
-            HiddenAct::Gelu => activation::gelu(inner),
-        })
+            HiddenAct::Gelu => sd_kernels::gelu(inner),
+        };
+        linear(hidden, &self.fc2)
     }
 }

@@ -67,6 +67,14 @@ fn disagreement<const D: usize, const N: usize>(
     )
 }
 
+fn enlarge(input: Tensor<4>, doubled: bool) -> Tensor<4> {
+    if doubled {
+        portable::double(input)
+    } else {
+        input
+    }
+}
+
 /// As the layers around attention hand heads over: `[batch, positions, heads · dim]` in memory.
 fn split(tensor: Tensor<3>, heads: usize) -> Tensor<4> {
     let [batch, positions, channels] = tensor.dims();
@@ -163,20 +171,21 @@ proptest! {
             all
         };
         let error = apart(
-            &result(crate::multiply(x.clone(), weight(), bias()), gradients),
+            &result(crate::product(x.clone(), weight(), bias()), gradients),
             &result(portable::linear(x.clone(), weight(), bias()), gradients),
         );
         prop_assert!(error < 1e-5, "{error:e}");
     }
 
     #[test]
-    fn convolution_agrees(batch in 1usize..3, from in 1usize..20, to in 1usize..30, height in 1usize..40, width in 1usize..70, three in any::<bool>(), seed in 0u64..1000) {
+    fn convolution_agrees(batch in 1usize..3, from in 1usize..20, to in 1usize..30, height in 1usize..40, width in 1usize..70, three in any::<bool>(), doubled in any::<bool>(), seed in 0u64..1000) {
+        let doubled = doubled && three;
         let side = if three { 3 } else { 1 };
         let (x, w, b) = (leaf([batch, from, height, width], seed), leaf([to, from, side, side], seed + 1), leaf([to], seed + 2));
         let gradients = |grads: &Gradients| vec![gradient(&x, grads), gradient(&w, grads), gradient(&b, grads)];
         let error = apart(
-            &result(crate::convolve(x.clone(), w.clone(), b.clone()), gradients),
-            &result(portable::convolve(x.clone(), w.clone(), b.clone()), gradients),
+            &result(crate::convolve(x.clone(), w.clone(), b.clone(), doubled), gradients),
+            &result(portable::convolve(enlarge(x.clone(), doubled), w.clone(), b.clone()), gradients),
         );
         prop_assert!(error < if three { 1e-4 } else { 1e-5 }, "{error:e}");
     }
@@ -185,10 +194,11 @@ proptest! {
 #[test]
 fn wide_convolutions_agree() {
     // Whole vectors of tiles in a row, and a block of the input at a time.
-    for (batch, from, to, height, width) in [
-        (2, 20, 40, 64, 64),
-        (1, 70, 13, 256, 128),
-        (1, 3, 8, 30, 131),
+    for (batch, from, to, height, width, doubled) in [
+        (2, 20, 40, 64, 64, false),
+        (1, 70, 13, 256, 128, false),
+        (1, 3, 8, 30, 131, false),
+        (2, 9, 20, 32, 64, true),
     ] {
         let (x, w, b) = (
             leaf([batch, from, height, width], 1),
@@ -203,9 +213,12 @@ fn wide_convolutions_agree() {
             ]
         };
         let error = apart(
-            &result(crate::convolve(x.clone(), w.clone(), b.clone()), gradients),
             &result(
-                portable::convolve(x.clone(), w.clone(), b.clone()),
+                crate::convolve(x.clone(), w.clone(), b.clone(), doubled),
+                gradients,
+            ),
+            &result(
+                portable::convolve(enlarge(x.clone(), doubled), w.clone(), b.clone()),
                 gradients,
             ),
         );

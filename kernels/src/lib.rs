@@ -142,14 +142,21 @@ pub fn layer_norm<const D: usize>(input: Tensor<D>, norm: &LayerNorm, epsilon: f
 /// # Panics
 /// If `input` has not the width of `layer`.
 pub fn linear<const D: usize>(input: Tensor<D>, layer: &Linear) -> Tensor<D> {
-    multiply(
-        input,
-        layer.weight.val(),
-        layer.bias.as_ref().map(Param::val),
-    )
+    let bias = layer.bias.as_ref().map(Param::val);
+    product(input, layer.weight.val(), bias)
 }
 
-fn multiply<const D: usize>(
+/// `x W + b`, as a linear layer of this weight and bias.
+///
+/// # Shapes
+/// - `input`: `[.., in]`
+/// - `weight`: `[in, out]`, in whatever order it lies
+/// - `bias`: `[out]`
+/// - output: `[.., out]`
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub fn product<const D: usize>(
     input: Tensor<D>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
@@ -186,20 +193,46 @@ pub fn conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         && keeps_size(layer)
         && input.shape().num_elements() > 0
     {
-        return convolve(input, layer.weight.val(), bias.val());
+        return convolve(input, layer.weight.val(), bias.val(), false);
     }
     layer.forward(input)
 }
 
-/// A convolution that [`keeps_size`].
+/// Nearest-neighbour upsampling to twice the height and width, then a convolution. Where the convolution is a fused one, the enlarged
+/// picture is never stored.
+///
+/// # Shapes
+/// - `input`: `[batch, in, height, width]`
+/// - output: `[batch, out, 2 · height, 2 · width]`, where the stride is 1 and the padding keeps the size
+///
+/// # Panics
+/// If `input` has not the channels of `layer`.
+pub fn upsample_conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(bias) = &layer.bias
+        && keeps_size(layer)
+        && layer.kernel_size == [3, 3]
+        && input.shape().num_elements() > 0
+    {
+        return convolve(input, layer.weight.val(), bias.val(), true);
+    }
+    layer.forward(portable::double(input))
+}
+
+/// A convolution that [`keeps_size`], of the input as it is or doubled.
 #[cfg(feature = "flex")]
-fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, doubled: bool) -> Tensor<4> {
     assert_eq!(
         input.dims()[1],
         weight.dims()[1],
         "channels of a convolution's input"
     );
-    fused!([input, weight, bias], fused_convolution());
+    fused!([input, weight, bias], fused_convolution(doubled));
+    let input = if doubled {
+        portable::double(input)
+    } else {
+        input
+    };
     portable::convolve(input, weight, bias)
 }
 

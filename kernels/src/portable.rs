@@ -36,6 +36,15 @@ pub(crate) fn linear<const D: usize>(
     module::linear(input, weight, bias)
 }
 
+/// Each cell four times.
+pub(crate) fn double(input: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = input.dims();
+    input
+        .reshape([batch, channels, height, 1, width, 1])
+        .expand([batch, channels, height, 2, width, 2])
+        .reshape([batch, channels, 2 * height, 2 * width])
+}
+
 /// A 3×3 convolution with padding 1, or a 1×1 one.
 #[cfg(feature = "flex")]
 pub(crate) fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {

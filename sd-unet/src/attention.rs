@@ -6,6 +6,7 @@ use burn::nn::{
     GroupNorm, GroupNormConfig, Identity, LayerNorm, LayerNormConfig, Linear, LinearConfig,
 };
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
+use sd_kernels::linear;
 
 use crate::conditioning::{Conditioning, KeyValue, Strength};
 
@@ -51,7 +52,11 @@ impl TransformerConfig {
     }
 
     fn block(&self, layer: usize, device: &Device) -> BasicTransformerBlock {
-        let norm = || LayerNormConfig::new(self.channels).init(device);
+        let norm = || {
+            LayerNormConfig::new(self.channels)
+                .with_epsilon(EPSILON)
+                .init(device)
+        };
         BasicTransformerBlock {
             norm1: norm(),
             attn1: self.attention(self.channels, device),
@@ -108,6 +113,13 @@ impl Transformer2DModel {
     }
 }
 
+/// Epsilon of the layer norms.
+const EPSILON: f64 = 1e-5;
+
+fn layer_norm(hidden: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
+    sd_kernels::layer_norm(hidden, norm, EPSILON)
+}
+
 /// Self-attention, cross-attention, feed-forward, each normalised before and added after.
 #[derive(Module, Debug)]
 pub struct BasicTransformerBlock {
@@ -130,16 +142,16 @@ impl BasicTransformerBlock {
         size: [usize; 2],
         conditioning: &Conditioning,
     ) -> Tensor<3> {
-        let normed = self.norm1.forward(hidden.clone());
+        let normed = layer_norm(hidden.clone(), &self.norm1);
         let hidden = self.attn1.forward(normed.clone(), normed) + hidden;
-        let normed = self.norm2.forward(hidden.clone());
+        let normed = layer_norm(hidden.clone(), &self.norm2);
         let streams = conditioning.streams.iter().filter_map(|stream| {
             let strength = stream.strength(self.layer, size)?;
             Some((&stream.layers[self.layer], strength))
         });
         let text = conditioning.text.clone();
         let hidden = self.attn2.cross(normed, text, streams) + hidden;
-        let normed = self.norm3.forward(hidden.clone());
+        let normed = layer_norm(hidden.clone(), &self.norm3);
         self.ff.forward(normed) + hidden
     }
 }
@@ -177,9 +189,9 @@ impl Attention {
     ) -> Tensor<3> {
         let [batch, positions, channels] = hidden.dims();
         assert_shape!(context, [batch, _, _]);
-        let query = self.split(self.to_q.forward(hidden));
-        let key = self.split(self.to_k.forward(context.clone()));
-        let value = self.split(self.to_v.forward(context));
+        let query = self.split(linear(hidden, &self.to_q));
+        let key = self.split(linear(context.clone(), &self.to_k));
+        let value = self.split(linear(context, &self.to_v));
         let mut mixed = self.attend(query.clone(), key, value);
         for (KeyValue { key, value }, strength) in streams {
             let for_all = |tensor: &Tensor<3>| {
@@ -192,7 +204,7 @@ impl Attention {
             mixed = mixed + strength.scale(image);
         }
         let mixed = mixed.swap_dims(1, 2).reshape([batch, positions, channels]);
-        self.to_out[0].forward(mixed)
+        linear(mixed, &self.to_out[0])
     }
 
     /// # Shapes
@@ -230,8 +242,8 @@ pub struct Geglu {
 
 impl FeedForward {
     fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
-        let gated = sd_kernels::geglu(self.net.0.proj.forward(hidden));
-        self.net.2.forward(gated)
+        let gated = sd_kernels::geglu(linear(hidden, &self.net.0.proj));
+        linear(gated, &self.net.2)
     }
 }
 
@@ -258,16 +270,12 @@ impl Projection {
     /// - `positions`, output: `[batch, positions, channels]`
     fn forward(&self, positions: Tensor<3>) -> Tensor<3> {
         match self {
-            Self::Linear(layer) => layer.forward(positions),
+            Self::Linear(layer) => linear(positions, layer),
             Self::Conv(layer) => {
                 let weight = layer.weight.val();
                 let [out, from, _, _] = weight.dims();
                 let bias = layer.bias.as_ref().map(|bias| bias.val());
-                burn::tensor::module::linear(
-                    positions,
-                    weight.reshape([out, from]).transpose(),
-                    bias,
-                )
+                sd_kernels::product(positions, weight.reshape([out, from]).transpose(), bias)
             }
         }
     }

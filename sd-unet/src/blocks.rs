@@ -49,7 +49,7 @@ impl DownBlock {
             skips.push(hidden.clone());
         }
         if let Some([downsampler]) = &self.downsamplers {
-            hidden = downsampler.conv.forward(hidden);
+            hidden = sd_kernels::conv2d(hidden, &downsampler.conv);
             skips.push(hidden.clone());
         }
         hidden
@@ -178,11 +178,14 @@ impl Upsample2D {
     /// Doubled, then cut to `size`: where that is odd, nearest interpolation picks the very same cells.
     fn forward(&self, hidden: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
         let [batch, channels, height, width] = hidden.dims();
+        if size == [2 * height, 2 * width] {
+            return sd_kernels::upsample_conv2d(hidden, &self.conv);
+        }
         let doubled = hidden
             .reshape([batch, channels, height, 1, width, 1])
             .expand([batch, channels, height, 2, width, 2])
             .reshape([batch, channels, 2 * height, 2 * width]);
-        self.conv
-            .forward(doubled.slice([0..batch, 0..channels, 0..size[0], 0..size[1]]))
+        let cut = doubled.slice([0..batch, 0..channels, 0..size[0], 0..size[1]]);
+        sd_kernels::conv2d(cut, &self.conv)
     }
 }

@@ -154,7 +154,7 @@ impl UNet2DConditionModel {
         // Every residual block takes the time past a SiLU, so it is applied once.
         let time = sd_kernels::silu(self.time_embedding.forward(time));
 
-        let mut hidden = self.conv_in.forward(latent);
+        let mut hidden = sd_kernels::conv2d(latent, &self.conv_in);
         let mut skips = vec![hidden.clone()];
         for block in &self.down_blocks {
             hidden = block.forward(hidden, &time, conditioning, &mut skips);
@@ -164,7 +164,7 @@ impl UNet2DConditionModel {
             hidden = block.forward(hidden, &time, conditioning, &mut skips);
         }
         let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
-        self.conv_out.forward(hidden)
+        sd_kernels::conv2d(hidden, &self.conv_out)
     }
 
     /// Its cross-attention layers, as [`UNetConfig::cross_attentions`] lists them.

@@ -54,13 +54,13 @@ impl ResnetBlock2D {
     /// - output: `[batch, out_channels, height, width]`
     pub(crate) fn forward(&self, hidden: Tensor<4>, time: Tensor<2>) -> Tensor<4> {
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward(hidden.clone()),
+            Some(conv) => sd_kernels::conv2d(hidden.clone(), conv),
             None => hidden.clone(),
         };
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm1);
-        let hidden =
-            self.conv1.forward(hidden) + self.time_emb_proj.forward(time).unsqueeze_dims(&[2, 3]);
+        let hidden = sd_kernels::conv2d(hidden, &self.conv1)
+            + sd_kernels::linear(time, &self.time_emb_proj).unsqueeze_dims(&[2, 3]);
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm2);
-        self.conv2.forward(hidden) + shortcut
+        sd_kernels::conv2d(hidden, &self.conv2) + shortcut
     }
 }

@@ -67,7 +67,7 @@ impl TimestepEmbedding {
     /// - `time`: `[batch, channels]`
     /// - output: `[batch, 4 · channels]`
     pub(crate) fn forward(&self, time: Tensor<2>) -> Tensor<2> {
-        let hidden = sd_kernels::silu(self.linear_1.forward(time));
-        self.linear_2.forward(hidden)
+        let hidden = sd_kernels::silu(sd_kernels::linear(time, &self.linear_1));
+        sd_kernels::linear(hidden, &self.linear_2)
     }
 }

@@ -2,6 +2,7 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
+use sd_kernels::linear;
 
 /// ε of every norm of the VAE.
 const EPSILON: f64 = 1e-6;
@@ -46,13 +47,13 @@ impl ResnetBlock2D {
     /// `[batch, channels, height, width]` in and out.
     pub(crate) fn forward(&self, hidden: Tensor<4>) -> Tensor<4> {
         let shortcut = match &self.conv_shortcut {
-            Some(conv) => conv.forward(hidden.clone()),
+            Some(conv) => sd_kernels::conv2d(hidden.clone(), conv),
             None => hidden.clone(),
         };
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm1);
-        let hidden = self.conv1.forward(hidden);
+        let hidden = sd_kernels::conv2d(hidden, &self.conv1);
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm2);
-        self.conv2.forward(hidden) + shortcut
+        sd_kernels::conv2d(hidden, &self.conv2) + shortcut
     }
 }
 
@@ -85,11 +86,11 @@ impl Attention {
             .reshape([batch, channels, height * width])
             .swap_dims(1, 2);
         let one_head = |tensor: Tensor<3>| tensor.unsqueeze_dim::<4>(1);
-        let query = one_head(self.to_q.forward(positions.clone()));
-        let key = one_head(self.to_k.forward(positions.clone()));
-        let value = one_head(self.to_v.forward(positions));
+        let query = one_head(linear(positions.clone(), &self.to_q));
+        let key = one_head(linear(positions.clone(), &self.to_k));
+        let value = one_head(linear(positions, &self.to_v));
         let mixed = sd_kernels::attention(query, key, value, false).squeeze_dim::<3>(1);
-        let mixed = self.to_out[0].forward(mixed);
+        let mixed = linear(mixed, &self.to_out[0]);
         mixed
             .swap_dims(1, 2)
             .reshape([batch, channels, height, width])
@@ -218,11 +219,6 @@ pub struct Upsample2D {
 
 impl Upsample2D {
     fn forward(&self, hidden: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = hidden.dims();
-        let doubled = hidden
-            .reshape([batch, channels, height, 1, width, 1])
-            .expand([batch, channels, height, 2, width, 2])
-            .reshape([batch, channels, 2 * height, 2 * width]);
-        self.conv.forward(doubled)
+        sd_kernels::upsample_conv2d(hidden, &self.conv)
     }
 }

@@ -62,7 +62,7 @@ impl AutoencoderKL {
         assert_shape!(image, [_, self.config.in_channels, _, _]);
         let hidden = self.encoder.forward(image);
         let moments = match &self.quant_conv {
-            Some(conv) => conv.forward(hidden),
+            Some(conv) => sd_kernels::conv2d(hidden, conv),
             None => hidden,
         };
         let mut halves = moments.chunk(2, 1).into_iter();
@@ -86,7 +86,7 @@ impl AutoencoderKL {
         assert_shape!(latent, [_, self.config.latent_channels, _, _]);
         let latent = latent / self.config.scaling_factor + self.config.shift_factor.unwrap_or(0.0);
         let latent = match &self.post_quant_conv {
-            Some(conv) => conv.forward(latent),
+            Some(conv) => sd_kernels::conv2d(latent, conv),
             None => latent,
         };
         self.decoder.forward(latent)
@@ -134,11 +134,11 @@ impl Encoder {
     }
 
     fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        let hidden = self.conv_in.forward(image);
+        let hidden = sd_kernels::conv2d(image, &self.conv_in);
         let hidden = self.down_blocks.iter().fold(hidden, |x, b| b.forward(x));
         let hidden = self.mid_block.forward(hidden);
-        self.conv_out
-            .forward(sd_kernels::group_norm_silu(hidden, &self.conv_norm_out))
+        let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
+        sd_kernels::conv2d(hidden, &self.conv_out)
     }
 }
 
@@ -185,10 +185,10 @@ impl Decoder {
     }
 
     fn forward(&self, latent: Tensor<4>) -> Tensor<4> {
-        let hidden = self.conv_in.forward(latent);
+        let hidden = sd_kernels::conv2d(latent, &self.conv_in);
         let hidden = self.mid_block.forward(hidden);
         let hidden = self.up_blocks.iter().fold(hidden, |x, b| b.forward(x));
-        self.conv_out
-            .forward(sd_kernels::group_norm_silu(hidden, &self.conv_norm_out))
+        let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
+        sd_kernels::conv2d(hidden, &self.conv_out)
     }
 }

@@ -31,8 +31,43 @@ pub(crate) struct Shape {
     pub batch: usize,
     pub channels_in: usize,
     pub channels_out: usize,
+    /// Of the output, and of the input after it is doubled.
     pub height: usize,
     pub width: usize,
+    /// Whether each cell of the input counts twice both ways.
+    pub doubled: bool,
+}
+
+impl Shape {
+    /// The input's row that row `y` is made of, and its columns.
+    #[inline(always)]
+    fn line<'a>(&self, plane: &'a [f32], y: usize) -> &'a [f32] {
+        let (y, width) = if self.doubled {
+            (y / 2, self.width / 2)
+        } else {
+            (y, self.width)
+        };
+        &plane[y * width..][..width]
+    }
+
+    /// The input's plane of one channel, counted over the batch.
+    #[inline(always)]
+    fn plane<'a>(&self, input: &'a [f32], index: usize) -> &'a [f32] {
+        let size = self.height * self.width / if self.doubled { 4 } else { 1 };
+        &input[index * size..][..size]
+    }
+
+    /// Copies columns `begin..` of a line, as they are after the input is doubled.
+    #[inline(always)]
+    fn copy(&self, line: &[f32], begin: usize, out: &mut [f32]) {
+        if self.doubled {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = line[(begin + i) / 2];
+            }
+        } else {
+            out.copy_from_slice(&line[begin..][..out.len()]);
+        }
+    }
 }
 
 /// A weight `[out, in, 3, 3]`, or the one of its input gradient: channels exchanged, and turned by half a circle.
@@ -275,6 +310,7 @@ fn convolve_by<F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
         channels_out,
         height,
         width,
+        ..
     } = shape;
     let grid = [height.div_ceil(OUT), width.div_ceil(OUT)];
     let panel = 2 * lanes();
@@ -413,25 +449,24 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Patches
                 if in_one_row {
                     let (row, left) = (block.first + start / columns, start % columns);
                     let (member, row) = (row / block.grid[0], row % block.grid[0]);
-                    let plane = &input[(member * channels_in + channel) * height * width..]
-                        [..height * width];
+                    let plane = shape.plane(input, member * channels_in + channel);
                     for (i, d) in d.iter_mut().enumerate() {
                         let y = row * OUT + i;
                         if y == 0 || y > height {
                             continue;
                         }
-                        let line = &plane[(y - 1) * width..][..width];
+                        let line = shape.line(plane, y - 1);
                         // Column x of a tile is element x + 1 of the line, which a zero precedes; two more tiles' columns follow.
                         let mut copy = [0f32; 4 * (MAX_LANES + 1)];
                         let need = OUT * (lanes + 1);
                         let x = left * OUT;
-                        let from = if x > 0 && x - 1 + need <= width {
+                        let from = if !shape.doubled && x > 0 && x - 1 + need <= width {
                             &line[x - 1..][..need]
                         } else {
                             let skip = usize::from(x == 0);
                             let begin = x + skip - 1;
                             let have = (width - begin).min(need - skip);
-                            copy[skip..skip + have].copy_from_slice(&line[begin..begin + have]);
+                            shape.copy(line, begin, &mut copy[skip..skip + have]);
                             &copy[..need]
                         };
                         let these = parts::<S, F, OUT, IN>(simd, from);
@@ -448,8 +483,7 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Patches
                             (start + lane) % columns,
                         );
                         let (member, row) = (row / block.grid[0], row % block.grid[0]);
-                        let plane = &input[(member * channels_in + channel) * height * width..]
-                            [..height * width];
+                        let plane = shape.plane(input, member * channels_in + channel);
                         let left = usize::from(column == 0);
                         let right = (width + 1 - column * OUT).min(IN);
                         for (i, patch) in patch.iter_mut().enumerate() {
@@ -457,9 +491,10 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Patches
                             if y == 0 || y > height {
                                 continue;
                             }
-                            let line = &plane[(y - 1) * width..][..width];
-                            let from = &line[column * OUT + left - 1..][..right - left];
-                            for (patch, &value) in patch[left..].iter_mut().zip(from) {
+                            let line = shape.line(plane, y - 1);
+                            let mut row = [0f32; IN];
+                            shape.copy(line, column * OUT + left - 1, &mut row[left..right]);
+                            for (patch, value) in patch.iter_mut().zip(row) {
                                 patch[lane] = value;
                             }
                         }

@@ -81,11 +81,13 @@ pub(crate) trait CpuOps: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    /// `[batch, in, height, width]` by `[out, in, 3, 3]` or `[out, in, 1, 1]`, plus `[out]`; height and width stay.
+    /// `[batch, in, height, width]` by `[out, in, 3, 3]` or `[out, in, 1, 1]`, plus `[out]`; height and width stay, or are those of the input with
+    /// each cell doubled both ways.
     fn fused_convolution(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        doubled: bool,
     ) -> FloatTensor<Self>;
 }
 
@@ -495,44 +497,41 @@ impl Backward<Flex, 3> for LinearBackward {
 
 // --- Convolution
 
-/// The sizes of a convolution, and whether its kernel is 3×3.
-fn convolution_shape(input: &Shape, weight: &Shape) -> (convolution::Shape, bool) {
-    let [batch, channels_in, height, width] = input.dims();
-    let shape = convolution::Shape {
-        batch,
-        channels_in,
-        channels_out: weight[0],
-        height,
-        width,
-    };
-    (shape, weight[2] == 3)
+/// What a convolution is computed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// The input.
+    Input,
+    /// The input with each cell doubled both ways.
+    Doubled,
+    /// A gradient, with the weight's transpose.
+    Gradient,
 }
 
-/// The convolution, or of a gradient the one with the weight's transpose.
 fn convolve(
     input: FlexTensor,
     weight: FlexTensor,
     bias: Option<FlexTensor>,
-    backward: bool,
+    over: Over,
 ) -> FlexTensor {
-    let (input, weight, bias) = (
-        input.to_contiguous(),
-        weight.to_contiguous(),
-        bias.map(|bias| bias.to_contiguous()),
-    );
-    let (mut shape, three) = convolution_shape(&input.shape(), &weight.shape());
-    if backward {
-        shape.channels_out = weight.shape()[1];
-    }
+    let (input, weight) = (input.to_contiguous(), weight.to_contiguous());
+    let bias = bias.map(|bias| bias.to_contiguous());
+    let [batch, channels_in, height, width] = input.shape().dims();
+    let backward = over == Over::Gradient;
+    let size = if over == Over::Doubled { 2 } else { 1 };
+    let shape = convolution::Shape {
+        batch,
+        channels_in,
+        channels_out: weight.shape()[usize::from(backward)],
+        height: size * height,
+        width: size * width,
+        doubled: over == Over::Doubled,
+    };
     let (x, w) = (slice(&input), slice(&weight));
     let cells = shape.height * shape.width;
-    let values = if three {
-        convolution::convolve(
-            x,
-            Weight { data: w, backward },
-            bias.as_ref().map(slice),
-            shape,
-        )
+    let values = if weight.shape()[2] == 3 {
+        let bias = bias.as_ref().map(slice);
+        convolution::convolve(x, Weight { data: w, backward }, bias, shape)
     } else {
         let kernel = Matrix::new(w, weight.shape()[0], weight.shape()[1]);
         let kernel = if backward {
@@ -540,23 +539,39 @@ fn convolve(
         } else {
             kernel
         };
-        let mut values = gemm::products(shape.batch, [shape.channels_out, cells], |member| {
-            let from = &x[member * shape.channels_in * cells..][..shape.channels_in * cells];
-            (kernel, Matrix::new(from, shape.channels_in, cells))
+        let mut values = gemm::products(batch, [shape.channels_out, cells], |member| {
+            let from = &x[member * channels_in * cells..][..channels_in * cells];
+            (kernel, Matrix::new(from, channels_in, cells))
         });
         if let Some(bias) = &bias {
             pointwise::add_channels(&mut values, slice(bias), cells);
         }
         values
     };
-    tensor(
-        values,
-        Shape::new([shape.batch, shape.channels_out, shape.height, shape.width]),
-    )
+    let shape = [batch, shape.channels_out, shape.height, shape.width];
+    tensor(values, Shape::new(shape))
+}
+
+/// Each cell doubled both ways.
+fn double(input: FlexTensor) -> FlexTensor {
+    let [batch, channels, height, width] = input.shape().dims();
+    let values = on_slices([input], |[x]| pointwise::double(x, width));
+    let shape = [batch, channels, 2 * height, 2 * width];
+    tensor(values, Shape::new(shape))
+}
+
+/// The sum of each cell's four: the transpose of [`double`].
+fn halve(input: FlexTensor) -> FlexTensor {
+    let [batch, channels, height, width] = input.shape().dims();
+    let values = on_slices([input], |[x]| pointwise::halve(x, width));
+    let shape = [batch, channels, height / 2, width / 2];
+    tensor(values, Shape::new(shape))
 }
 
 #[derive(Debug)]
-struct ConvolutionBackward;
+struct ConvolutionBackward {
+    doubled: bool,
+}
 
 impl Backward<Flex, 3> for ConvolutionBackward {
     type State = Factors;
@@ -581,19 +596,21 @@ impl Backward<Flex, 3> for ConvolutionBackward {
             .weight
             .map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node));
         if let (Some(parent), Some(kernel)) = (input, &kernel) {
-            grads.register::<Flex>(
-                parent.id,
-                convolve(grad.clone(), kernel.clone(), None, true),
-            );
+            let gradient = convolve(grad.clone(), kernel.clone(), None, Over::Gradient);
+            let gradient = if self.doubled {
+                halve(gradient)
+            } else {
+                gradient
+            };
+            grads.register::<Flex>(parent.id, gradient);
         }
         if let (Some(parent), Some(node), Some(kernel)) = (weight, ops.state.input, kernel) {
             let input = checkpointer.retrieve_node_output::<FlexTensor>(node);
+            let input = if self.doubled { double(input) } else { input };
             let padding = usize::from(kernel.shape()[2] == 3);
             let options = ConvOptions::new([1, 1], [padding, padding], [1, 1], 1);
-            grads.register::<Flex>(
-                parent.id,
-                Flex::conv2d_weight_backward(input, kernel, grad, options),
-            );
+            let gradient = Flex::conv2d_weight_backward(input, kernel, grad, options);
+            grads.register::<Flex>(parent.id, gradient);
         }
     }
 }
@@ -659,8 +676,14 @@ impl CpuOps for Flex {
         multiply(input, weight, Some(bias))
     }
 
-    fn fused_convolution(input: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        convolve(input, weight, Some(bias), false)
+    fn fused_convolution(
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        doubled: bool,
+    ) -> FlexTensor {
+        let over = if doubled { Over::Doubled } else { Over::Input };
+        convolve(input, weight, Some(bias), over)
     }
 }
 
@@ -775,16 +798,12 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         }
     }
 
-    fn fused_convolution(input: Tracked, weight: Tracked, bias: Tracked) -> Tracked {
+    fn fused_convolution(input: Tracked, weight: Tracked, bias: Tracked, doubled: bool) -> Tracked {
         let run = |input: Tracked, weight: Tracked, bias: Tracked| {
-            convolve(
-                input.into_primitive(),
-                weight.into_primitive(),
-                Some(bias.into_primitive()),
-                false,
-            )
+            let [input, weight, bias] = [input, weight, bias].map(Tracked::into_primitive);
+            <Flex as CpuOps>::fused_convolution(input, weight, bias, doubled)
         };
-        match ConvolutionBackward
+        match (ConvolutionBackward { doubled })
             .prepare::<C>([input.node(), weight.node(), bias.node()])
             .compute_bound()
             .stateful()

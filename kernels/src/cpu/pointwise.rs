@@ -181,3 +181,21 @@ pub(crate) fn sum_channels(values: &[f32], channels: usize, cells: usize) -> Vec
         .map(|channel| sums.iter().skip(channel).step_by(channels).sum::<f64>() as f32)
         .collect()
 }
+
+/// Each cell doubled both ways: rows of `width` to twice as many of twice the width.
+pub(crate) fn double(x: &[f32], width: usize) -> Vec<f32> {
+    build(4 * x.len(), 2 * width, |row, out| {
+        let x = &x[row / 2 * width..][..width];
+        fill(out, |i| x[i / 2])
+    })
+}
+
+/// The sum of each cell's four: rows of `width` to half as many of half the width.
+pub(crate) fn halve(x: &[f32], width: usize) -> Vec<f32> {
+    build(x.len() / 4, width / 2, |row, out| {
+        let (upper, lower) = x[2 * row * width..][..2 * width].split_at(width);
+        fill(out, |i| {
+            upper[2 * i] + upper[2 * i + 1] + lower[2 * i] + lower[2 * i + 1]
+        })
+    })
+}
