@@ -127,7 +127,7 @@ struct Flat {
     /// How a picture that is not square gets into a square [default: crop]
     #[arg(long, value_enum, value_name = "HOW")]
     ip_fit: Vec<FitChoice>,
-    /// Face embeddings for a FaceID adapter: a .safetensors with one tensor [512] or [faces, 512], or a JSON list
+    /// Face embeddings for a FaceID adapter: a .safetensors with one tensor, 512 or faces x 512, or a JSON list
     #[arg(long, value_name = "FILE")]
     ip_face: Vec<PathBuf>,
     /// Version of a FaceID-Plus adapter, which its tensors do not tell

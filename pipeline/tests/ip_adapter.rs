@@ -511,16 +511,38 @@ fn a_portrait_is_made_once() {
         "{error}"
     );
 
-    // It is another one: its portraits are others.
+    // Or its weights alone are gone.
     fs::rename(&away, &place).unwrap();
     let weights = place.join("model.safetensors");
+    let kept_weights = dir.path().join("weights");
+    fs::rename(&weights, &kept_weights).unwrap();
+    let (third, loaded, notes) = run(Fit::Crop).unwrap();
+    assert!(!loaded && third == first);
+    assert_eq!(
+        notes,
+        [PortraitNote::EncoderAbsent {
+            path: place.clone()
+        }]
+    );
+    fs::rename(&kept_weights, &weights).unwrap();
+
+    // Without its settings it is another one, and so with other weights.
+    let settings = place.join("preprocessor_config.json");
+    let text = fs::read(&settings).unwrap();
+    fs::remove_file(&settings).unwrap();
+    let (_, loaded, _) = run(Fit::Crop).unwrap();
+    assert!(loaded);
+    fs::write(&settings, text).unwrap();
+    let (_, loaded, _) = run(Fit::Crop).unwrap();
+    assert!(!loaded);
+    assert_eq!(entries(&kept).len(), 5);
     let mut bytes = fs::read(&weights).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&weights, bytes).unwrap();
     let (_, loaded, _) = run(Fit::Crop).unwrap();
     assert!(loaded);
-    assert_eq!(entries(&kept).len(), 5);
+    assert_eq!(entries(&kept).len(), 7);
 }
 
 #[test]

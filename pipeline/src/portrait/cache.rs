@@ -160,8 +160,8 @@ impl PortraitCache {
         self.folder.join(format!("{name}.safetensors"))
     }
 
-    /// What the files of the image encoder at this path hashed to, unless they have changed since. An encoder that is gone counts as
-    /// unchanged.
+    /// What the files of the image encoder at this path hashed to, unless they have changed since. An encoder that is gone, or whose
+    /// weights are, counts as unchanged.
     pub(super) fn known_encoder(&self, encoder: &Path) -> Option<Vec<HashedFile>> {
         let path = self.encoder_record(encoder);
         let damaged = |reason: String| {
@@ -177,14 +177,20 @@ impl PortraitCache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => return damaged(error.to_string()),
         };
-        if !encoder.exists() {
+        let files = known.files_at(encoder);
+        let now = seen(encoder);
+        if now != known.seen {
+            let weights = |path: &Path| path.extension().is_none_or(|ending| ending != "json");
+            let gone = |file: &HashedFile| weights(&file.path) && !file.path.exists();
+            let unchanged = now.iter().all(|file| known.seen.contains(file));
+            if !unchanged || !files.iter().any(gone) {
+                return None;
+            }
             self.note(PortraitNote::EncoderAbsent {
                 path: encoder.to_path_buf(),
             });
-        } else if known.seen != seen(encoder) {
-            return None;
         }
-        Some(known.files)
+        Some(files)
     }
 
     /// Hashes an image encoder's files, and remembers that.
@@ -195,8 +201,16 @@ impl PortraitCache {
     ) -> Result<Vec<HashedFile>, PipelineError> {
         let seen = seen(encoder);
         let files = hashed(files)?;
+        let inside = |file: &HashedFile| HashedFile {
+            path: file
+                .path
+                .strip_prefix(encoder)
+                .unwrap_or(&file.path)
+                .to_path_buf(),
+            sha256: file.sha256.clone(),
+        };
         let known = KnownEncoder {
-            files: files.clone(),
+            files: files.iter().map(inside).collect(),
             seen,
         };
         let path = self.encoder_record(encoder);
@@ -223,69 +237,81 @@ impl PortraitCache {
 /// What is remembered of an image encoder.
 #[derive(Serialize, Deserialize)]
 struct KnownEncoder {
+    /// The files that matter, by their paths in the encoder's folder; by none if the encoder is one file.
     files: Vec<HashedFile>,
-    /// What lay at its path when it was read.
+    /// What lay there when they were read.
     seen: Vec<Seen>,
+}
+
+impl KnownEncoder {
+    /// The files under the encoder's path as it is called now.
+    fn files_at(&self, encoder: &Path) -> Vec<HashedFile> {
+        let files = self.files.iter().map(|file| HashedFile {
+            path: match file.path.as_os_str().is_empty() {
+                true => encoder.to_path_buf(),
+                false => encoder.join(&file.path),
+            },
+            sha256: file.sha256.clone(),
+        });
+        files.collect()
+    }
 }
 
 /// A file as a listing shows it.
 #[derive(Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
+    /// In the encoder's folder, or in the folder of its file.
     path: PathBuf,
     bytes: u64,
     /// When it was last changed, since 1970; none if the system does not say.
     nanoseconds: Option<u64>,
 }
 
-impl Seen {
-    fn at(path: &Path) -> Option<Self> {
-        // Follows links: hubs keep the files themselves elsewhere.
-        let metadata = fs::metadata(path).ok()?;
-        if !metadata.is_file() {
-            return None;
-        }
-        let since = metadata.modified().ok();
-        let since = since.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        Some(Self {
-            path: path.to_path_buf(),
-            bytes: metadata.len(),
-            nanoseconds: since.and_then(|since| u64::try_from(since.as_nanos()).ok()),
-        })
-    }
-}
-
 /// Whatever could change what an encoder does: the files in its folder and in the folders there, or its file and the settings beside it.
 fn seen(encoder: &Path) -> Vec<Seen> {
-    let mut all = vec![];
-    if encoder.is_dir() {
-        for path in listed(encoder) {
-            if path.is_dir() {
-                all.extend(listed(&path).iter().filter_map(|path| Seen::at(path)));
-            } else {
-                all.extend(Seen::at(&path));
-            }
-        }
-    } else {
-        let beside = listed(encoder.parent().unwrap_or(Path::new("")));
-        let settings = beside
+    let (folder, files) = if encoder.is_dir() {
+        let all = listed(encoder)
             .into_iter()
-            .filter(|path| path.extension().is_some_and(|ending| ending == "json"));
-        all.extend(settings.filter_map(|path| Seen::at(&path)));
-        all.extend(Seen::at(encoder));
-    }
+            .flat_map(|path| match path.is_dir() {
+                true => listed(&path),
+                false => vec![path],
+            });
+        (encoder, all.collect())
+    } else {
+        let folder = encoder.parent().unwrap_or(Path::new(""));
+        let mut files = listed(folder);
+        files.retain(|path| {
+            path == encoder || path.extension().is_some_and(|ending| ending == "json")
+        });
+        (folder, files)
+    };
+    let mut all: Vec<Seen> = files
+        .into_iter()
+        .filter_map(|path| {
+            // Follows links: hubs keep the files themselves elsewhere.
+            let metadata = fs::metadata(&path).ok()?;
+            let changed = metadata.modified().ok();
+            let since = changed.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+            metadata.is_file().then(|| Seen {
+                path: path.strip_prefix(folder).unwrap_or(&path).to_path_buf(),
+                bytes: metadata.len(),
+                nanoseconds: since.and_then(|since| u64::try_from(since.as_nanos()).ok()),
+            })
+        })
+        .collect();
     all.sort_unstable();
     all
 }
 
+/// What is in a folder: nothing, if it cannot be read.
 fn listed(folder: &Path) -> Vec<PathBuf> {
-    let folder = match folder.as_os_str().is_empty() {
+    let readable = match folder.as_os_str().is_empty() {
         true => Path::new("."),
         false => folder,
     };
-    let entries = fs::read_dir(folder).into_iter().flatten();
-    entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect()
+    let entries = fs::read_dir(readable).into_iter().flatten();
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    names.map(|name| folder.join(name)).collect()
 }
 
 /// The SHA-256 of each file.
