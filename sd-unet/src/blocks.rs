@@ -41,18 +41,45 @@ impl DownBlock {
         conditioning: &Conditioning,
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        for (layer, resnet) in self.resnets.iter().enumerate() {
-            hidden = resnet.forward(hidden, time.clone());
-            if let Some(attentions) = &self.attentions {
-                hidden = attentions[layer].forward(hidden, conditioning);
-            }
+        for layer in 0..self.layers() {
+            hidden = self.layer(layer, hidden, time, conditioning);
             skips.push(hidden.clone());
         }
-        if let Some([downsampler]) = &self.downsamplers {
-            hidden = sd_kernels::conv2d(hidden, &downsampler.conv);
+        if self.halves() {
+            hidden = self.downsample(hidden);
             skips.push(hidden.clone());
         }
         hidden
+    }
+
+    pub(crate) fn layers(&self) -> usize {
+        self.resnets.len()
+    }
+
+    pub(crate) fn layer(
+        &self,
+        layer: usize,
+        hidden: Tensor<4>,
+        time: &Tensor<2>,
+        conditioning: &Conditioning,
+    ) -> Tensor<4> {
+        let hidden = self.resnets[layer].forward(hidden, time.clone());
+        match &self.attentions {
+            Some(attentions) => attentions[layer].forward(hidden, conditioning),
+            None => hidden,
+        }
+    }
+
+    /// Whether it ends with half the size.
+    pub(crate) fn halves(&self) -> bool {
+        self.downsamplers.is_some()
+    }
+
+    pub(crate) fn downsample(&self, hidden: Tensor<4>) -> Tensor<4> {
+        match &self.downsamplers {
+            Some([downsampler]) => sd_kernels::conv2d(hidden, &downsampler.conv),
+            None => hidden,
+        }
     }
 }
 
@@ -132,21 +159,51 @@ impl UpBlock {
         conditioning: &Conditioning,
         skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        for (layer, resnet) in self.resnets.iter().enumerate() {
+        for layer in 0..self.layers() {
             let skip = skips
                 .pop()
                 .expect("the way down left a skip for each layer");
-            hidden = resnet.forward(Tensor::cat(vec![hidden, skip], 1), time.clone());
-            if let Some(attentions) = &self.attentions {
-                hidden = attentions[layer].forward(hidden, conditioning);
-            }
+            hidden = self.layer(layer, hidden, skip, time, conditioning);
         }
-        match (&self.upsamplers, skips.last()) {
-            (Some([upsampler]), Some(next)) => {
+        match skips.last() {
+            Some(next) => {
                 let [_, _, height, width] = next.dims();
-                upsampler.forward(hidden, [height, width])
+                self.upsample(hidden, [height, width])
             }
-            _ => hidden,
+            None => hidden,
+        }
+    }
+
+    pub(crate) fn layers(&self) -> usize {
+        self.resnets.len()
+    }
+
+    pub(crate) fn layer(
+        &self,
+        layer: usize,
+        hidden: Tensor<4>,
+        skip: Tensor<4>,
+        time: &Tensor<2>,
+        conditioning: &Conditioning,
+    ) -> Tensor<4> {
+        let hidden = Tensor::cat(vec![hidden, skip], 1);
+        let hidden = self.resnets[layer].forward(hidden, time.clone());
+        match &self.attentions {
+            Some(attentions) => attentions[layer].forward(hidden, conditioning),
+            None => hidden,
+        }
+    }
+
+    /// Whether it ends with twice the size.
+    pub(crate) fn doubles(&self) -> bool {
+        self.upsamplers.is_some()
+    }
+
+    /// To `size`, where it ends with another one.
+    pub(crate) fn upsample(&self, hidden: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+        match &self.upsamplers {
+            Some([upsampler]) => upsampler.forward(hidden, size),
+            None => hidden,
         }
     }
 }

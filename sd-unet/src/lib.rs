@@ -23,6 +23,7 @@
 
 mod attention;
 mod blocks;
+mod checkpointing;
 mod conditioning;
 mod config;
 mod model;

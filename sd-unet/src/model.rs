@@ -21,13 +21,13 @@ use crate::time::{TimestepEmbedding, Timesteps, sinusoids};
 /// Field names are diffusers', so a parameter's path in the module is its key in a checkpoint.
 #[derive(Module, Debug)]
 pub struct UNet2DConditionModel {
-    conv_in: Conv2d,
-    time_embedding: TimestepEmbedding,
-    down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
-    up_blocks: Vec<UpBlock>,
-    conv_norm_out: GroupNorm,
-    conv_out: Conv2d,
+    pub(crate) conv_in: Conv2d,
+    pub(crate) time_embedding: TimestepEmbedding,
+    pub(crate) down_blocks: Vec<DownBlock>,
+    pub(crate) mid_block: MidBlock,
+    pub(crate) up_blocks: Vec<UpBlock>,
+    pub(crate) conv_norm_out: GroupNorm,
+    pub(crate) conv_out: Conv2d,
     #[module(skip)]
     config: UNetConfig,
 }
@@ -149,11 +149,7 @@ impl UNet2DConditionModel {
             }
         }
 
-        let time = sinusoids(&timestep.into(), batch, &self.config, &latent.device());
-        let time = time.cast(FloatDType::from(latent.dtype()));
-        // Every residual block takes the time past a SiLU, so it is applied once.
-        let time = sd_kernels::silu(self.time_embedding.forward(time));
-
+        let time = self.time(&timestep.into(), &latent);
         let mut hidden = sd_kernels::conv2d(latent, &self.conv_in);
         let mut skips = vec![hidden.clone()];
         for block in &self.down_blocks {
@@ -165,6 +161,14 @@ impl UNet2DConditionModel {
         }
         let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
         sd_kernels::conv2d(hidden, &self.conv_out)
+    }
+
+    /// The embedding of the timesteps, `[batch, 4 · channels]`. Every residual block takes it past a SiLU, so that is applied here.
+    pub(crate) fn time(&self, timesteps: &Timesteps, latent: &Tensor<4>) -> Tensor<2> {
+        let [batch, _, _, _] = latent.dims();
+        let time = sinusoids(timesteps, batch, &self.config, &latent.device());
+        let time = time.cast(FloatDType::from(latent.dtype()));
+        sd_kernels::silu(self.time_embedding.forward(time))
     }
 
     /// Its cross-attention layers, as [`UNetConfig::cross_attentions`] lists them.
