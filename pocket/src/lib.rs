@@ -1,0 +1,2 @@
+//! pocket
+pub mod puppet;
