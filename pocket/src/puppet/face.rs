@@ -78,22 +78,11 @@ fn jaw_shade(canvas: &mut Canvas, scene: &Scene<'_>, mask: &Mask) {
 /// The edge of the head as a line.
 pub(crate) fn outline(canvas: &mut Canvas, scene: &Scene<'_>) {
     let ink = line(scene, scene.character.skin.line());
-    for side in [&scene.outline.left, &scene.outline.right] {
-        if side.len() > 3 {
-            canvas.fill(&Path::brush(side, |t| LINE * 0.9 * taper(t)), &ink);
-        }
-    }
-    // The chin joins the two.
-    let last = |side: &[Vec2]| side[side.len() - 1];
-    let (left, right) = (&scene.outline.left, &scene.outline.right);
-    if left.len() > 3 {
-        let joint = [
-            left[left.len() - 2],
-            last(left),
-            last(right),
-            right[right.len() - 2],
-        ];
-        canvas.fill(&Path::brush(&joint, |_| LINE * 0.5), &ink);
+    let mut ring = scene.outline.ring();
+    if ring.len() > 3 {
+        // From the top all around to the top.
+        ring.push(ring[0]);
+        canvas.fill(&Path::brush(&ring, |_| LINE * 0.85), ink);
     }
 }
 
@@ -144,7 +133,7 @@ fn lids(expression: Expression) -> Lids {
 }
 
 /// How far an eye is turned to the viewer, 0 to 1.
-fn eye_shown(scene: &Scene<'_>, side: f32) -> f32 {
+pub(crate) fn eye_shown(scene: &Scene<'_>, side: f32) -> f32 {
     let spacing = eye_spacing(scene);
     let section = scene.skull.level(EYES);
     let normal = vec3(
@@ -155,7 +144,7 @@ fn eye_shown(scene: &Scene<'_>, side: f32) -> f32 {
     scene.head.turn(normal.unit()).z
 }
 
-fn eye_spacing(scene: &Scene<'_>) -> f32 {
+pub(crate) fn eye_spacing(scene: &Scene<'_>) -> f32 {
     let character = scene.character;
     0.335 + 0.028 * character.eyes.spacing + 0.012 * character.face.width
 }
@@ -340,7 +329,7 @@ fn brow(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
         at(0.35, -0.02 - arch - 0.3 * slant + middle),
         at(1.12, 0.055 - slant + outer),
     ];
-    let thick = (0.0205 + 0.0075 * brows.thickness + 0.0035 * man) * (scene.head.scale / 0.228);
+    let thick = (0.0175 + 0.0070 * brows.thickness + 0.0065 * man) * (scene.head.scale / 0.245);
     let hair = character.hair.color;
     let color = if hair.luma() > 0.6 {
         (hair * 0.62).mix(character.skin * 0.45, 0.35)
@@ -386,7 +375,7 @@ fn nose_half(scene: &Scene<'_>) -> f32 {
 }
 
 /// How much of the nose's side is seen: -1 to 1.
-fn sideways(scene: &Scene<'_>) -> f32 {
+pub(crate) fn sideways(scene: &Scene<'_>) -> f32 {
     sin_cos(scene.yaw).0
 }
 
@@ -399,9 +388,9 @@ fn nose_side(scene: &Scene<'_>) -> Path {
     let ridge = ridge(scene).map(|p| scene.head.project(p));
     let near = -aside.signum();
     let wing = scene.raised(near * nose_half(scene), nose_tip(scene) + 0.05, 0.0);
-    let root = scene.raised(near * 0.12, -0.16, 0.0);
+    let root = scene.raised(near * 0.12, -0.10, 0.0);
     // The same way round as the head's outline, so that the two make one area.
-    let mut points = ridge.to_vec();
+    let mut points = ridge[1..].to_vec();
     points.push(wing);
     points.push(root);
     let area: f32 = (0..points.len())
@@ -478,7 +467,7 @@ fn nose(canvas: &mut Canvas, scene: &Scene<'_>, skin: &Mask) {
     // Seen from the side, the ridge is a line.
     let strength = smoothstep(0.22, 0.55, aside.abs());
     if strength > 0.0 {
-        let from = if aside.abs() > 0.8 { 0 } else { 1 };
+        let from = if aside.abs() > 0.8 { 0 } else { 2 };
         canvas.fill(&Path::brush(&ridge[from..8], |t| LINE * 0.85 * taper(t * 0.9 + 0.1)), |p, b| {
             (ink(p, b).0, strength)
         });
@@ -502,7 +491,8 @@ fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
     let wide = 0.205 * (1.0 + 0.16 * mouth.width);
     let full = (1.0 + 0.38 * mouth.fullness) * if woman { 1.12 } else { 0.85 };
     let y0 = mouth_y(scene);
-    let at = |x: f32, y: f32| scene.raised(x * wide, y0 + y, 0.045 - 0.03 * x.abs());
+    // The lips curve around the teeth.
+    let at = |x: f32, y: f32| scene.raised(x * wide, y0 + y, 0.05 - 0.10 * x * x * sideways(scene).abs());
     let lip = if woman {
         mouth.color
     } else {
@@ -612,22 +602,22 @@ fn beard_color(scene: &Scene<'_>) -> Color {
     (hair * 0.86).mix(hex(0x3a2620), 0.16)
 }
 
-/// The area of a beard on the cheeks and the chin, open above.
+/// The area of a beard: from ear to ear over the cheeks, and back along the jaw around the chin.
 fn beard_area(scene: &Scene<'_>, top: f32, drop: f32) -> Vec<Vec2> {
-    let chin = scene.skull.level(0.95).y;
-    // From one ear over the cheeks to the other, and back around the chin.
+    let chin = scene.skull.level(0.93).y;
     let mut points = vec![];
-    for k in -6..=6 {
-        let azimuth = k as f32 * 14.5;
-        let share = (k as f32 / 6.0).abs();
-        let y = lerp(top, 0.10, share * share);
-        points.push(scene.head.project(scene.skull.point(azimuth, y, 0.012)));
+    for k in -7..=7 {
+        let share = (k as f32 / 7.0).abs();
+        let y = lerp(top, 0.0, share * share * share);
+        points.push(scene.round(k as f32 * 12.0, y, 0.01));
     }
-    for k in (-6..=6).rev() {
-        let azimuth = k as f32 * 14.5;
-        let share = (k as f32 / 6.0).abs();
-        let y = lerp(chin + drop, 0.20, share * share * share);
-        points.push(scene.head.project(scene.skull.point(azimuth, y.min(chin + 0.03), 0.03 + drop * 0.3)) + vec2(0.0, (y - chin - 0.03).max(0.0) * scene.head.scale));
+    for k in (-7..=7).rev() {
+        let share = (k as f32 / 7.0).abs();
+        let y = lerp(chin, 0.50, share * share);
+        let hang = drop * (1.0 - share * share);
+        let azimuth = scene.skull.in_sight(&scene.head, k as f32 * 12.0, y);
+        let p = scene.skull.point(azimuth, y, 0.02 + 0.03 * (1.0 - share));
+        points.push(scene.head.project(p + vec3(0.0, hang, 0.3 * hang)));
     }
     points
 }
@@ -639,7 +629,7 @@ fn beard(canvas: &mut Canvas, scene: &Scene<'_>, skin: &Mask) {
     match scene.character.beard {
         Beard::None | Beard::Moustache => {}
         Beard::Stubble => {
-            let area = Path::loop_through(&beard_area(scene, y - 0.06, 0.03));
+            let area = Path::loop_through(&beard_area(scene, y - 0.10, 0.03));
             canvas.fill_in(&area, skin, |p, below| {
                 let (hair, _) = hairs(p, below);
                 (below.mix(hair, 0.6), 0.55)
@@ -653,8 +643,8 @@ fn beard(canvas: &mut Canvas, scene: &Scene<'_>, skin: &Mask) {
             canvas.fill(&area, &hairs);
         }
         Beard::Short | Beard::Long => {
-            let drop = if scene.character.beard == Beard::Long { 0.30 } else { 0.05 };
-            canvas.fill(&Path::loop_through(&beard_area(scene, y - 0.10, drop)), &hairs);
+            let drop = if scene.character.beard == Beard::Long { 0.36 } else { 0.09 };
+            canvas.fill(&Path::loop_through(&beard_area(scene, y - 0.14, drop)), &hairs);
         }
     }
 }

@@ -3,10 +3,12 @@
 mod canvas;
 mod character;
 mod color;
+mod extras;
 mod face;
 mod geometry;
 mod hair;
 mod light;
+mod outfit;
 mod random;
 mod scene;
 mod shot;
@@ -27,11 +29,21 @@ pub fn draw(character: &Character, shot: &Shot, size: u32) -> RgbImage {
     canvas.fill_all(|p, _| (l.behind(color::rgb(0.75 + 0.1 * p.y, 0.80, 0.88)), 1.0));
     canvas.figure = 1.0;
     let hair = hair::Hair::new(&scene);
-    if let Some(h) = &hair { h.behind(&mut canvas, &scene); }
+    let body = outfit::Body::new(&scene);
+    let head_path = canvas::Path::loop_through(&scene.outline.ring());
+    let shade = canvas.mask(&head_path);
+    hair.behind(&mut canvas, &scene);
+    body.behind(&mut canvas, &scene);
+    body.before(&mut canvas, &scene, &shade);
+    hair.crest(&mut canvas, &scene);
+    extras::ears(&mut canvas, &scene, false);
     let head = face::head(&mut canvas, &scene);
     face::outline(&mut canvas, &scene);
     face::features(&mut canvas, &scene, &head);
-    if let Some(h) = &hair { h.before(&mut canvas, &scene, &head); }
+    extras::temples(&mut canvas, &scene);
+    hair.before(&mut canvas, &scene, &head);
+    extras::ears(&mut canvas, &scene, true);
+    extras::glasses(&mut canvas, &scene);
     let mut picture = RgbImage::new(size, size);
     canvas.write(&mut picture);
     picture

@@ -56,8 +56,8 @@ impl<'a> Scene<'a> {
         let mut random = Random::new(shot.seed, "pose");
         let (yaw, pitch, distance) = match shot.angle {
             Angle::Front => (0.0, 0.0, 6.5),
-            Angle::ThreeQuarterLeft => (-38.0, 1.0, 6.5),
-            Angle::ThreeQuarterRight => (38.0, 1.0, 6.5),
+            Angle::ThreeQuarterLeft => (-31.0, 1.0, 6.5),
+            Angle::ThreeQuarterRight => (31.0, 1.0, 6.5),
             Angle::ProfileLeft => (-84.0, 0.0, 6.5),
             Angle::ProfileRight => (84.0, 0.0, 6.5),
             Angle::Above => (0.0, 31.0, 4.2),
@@ -72,13 +72,13 @@ impl<'a> Scene<'a> {
         let yaw = yaw + random.swing(loose);
         let pitch = pitch + random.swing(3.0);
         let roll = random.swing(4.0);
-        let scale = 0.228 * random.range(0.95, 1.05);
+        let scale = 0.245 * random.range(0.95, 1.05);
         let drop = match shot.angle {
             Angle::Above => 0.02,
             Angle::Below => -0.02,
             _ => 0.0,
         };
-        let origin = vec2(0.5 + random.swing(0.025), 0.455 + drop + random.swing(0.018));
+        let origin = vec2(0.5 + random.swing(0.025), 0.465 + drop + random.swing(0.018));
         // A turned head in the middle of the picture.
         let origin = origin - vec2(0.035 * super::geometry::sin_cos(yaw).0, 0.0);
         let head = View::new(yaw, pitch, roll, origin, scale, distance);
@@ -113,7 +113,13 @@ impl<'a> Scene<'a> {
         self.head.project(self.skull.front(&self.head, x, y, lift))
     }
 
-    /// A point of the face in space, with its middle line at `x` = 0.
+    /// A point of the head by azimuth and height, `lift` outside of it; where that is out of sight, the nearest that is in sight.
+    pub fn round(&self, azimuth: f32, y: f32, lift: f32) -> Vec2 {
+        let azimuth = self.skull.in_sight(&self.head, azimuth, y);
+        self.head.project(self.skull.point(azimuth, y, lift))
+    }
+
+    /// The skin's colour in this light.
     pub fn skin_at(&self, p: Vec2) -> Color {
         let normal = self.ball.normal(p);
         self.light.on(self.character.skin, normal)
@@ -138,7 +144,7 @@ pub(crate) fn around(outline: &Outline) -> Ball {
 fn skull(character: &Character) -> Surface {
     let face = character.face;
     let man = if character.sex == Sex::Man { 1.0 } else { 0.0 };
-    let wide = 0.725 * (1.0 + 0.075 * face.width);
+    let wide = 0.745 * (1.0 + 0.075 * face.width);
     let jaw = face.jaw + 0.55 * man - 0.35;
     let long = 1.0 + 0.06 * face.length + 0.02 * man;
     // Below the eyes, length counts; above, all heads are alike.
@@ -147,17 +153,17 @@ fn skull(character: &Character) -> Surface {
         section([y(height), z, width * wide, front, back])
     };
     Surface::through(&[
-        at(-1.0, -0.08, 0.0, 0.0, 0.0),
-        at(-0.955, -0.08, 0.46, 0.34, 0.38),
-        at(-0.80, -0.08, 0.77, 0.60, 0.66),
-        at(-0.55, -0.06, 0.95, 0.77, 0.82),
-        at(-0.25, -0.04, 1.0, 0.82, 0.86),
-        at(0.02, -0.02, 0.985, 0.775, 0.82),
-        at(0.26, 0.03, 0.955 + 0.02 * jaw, 0.745, 0.74),
-        at(0.50, 0.12, 0.85 + 0.05 * jaw, 0.66, 0.56),
-        at(0.72, 0.24, 0.66 + 0.105 * jaw + 0.01 * face.chin, 0.53, 0.42),
-        at(0.88, 0.34, 0.44 + 0.10 * jaw + 0.055 * face.chin, 0.42, 0.30),
-        at(0.975, 0.44, 0.22 + 0.06 * jaw + 0.065 * face.chin, 0.26, 0.22),
+        at(-1.0, 0.0, 0.0, 0.0, 0.0),
+        at(-0.955, 0.0, 0.37, 0.27, 0.42),
+        at(-0.80, 0.03, 0.70, 0.50, 0.72),
+        at(-0.55, 0.08, 0.92, 0.63, 0.92),
+        at(-0.25, 0.12, 1.0, 0.66, 0.99),
+        at(0.02, 0.14, 0.985, 0.615, 0.96),
+        at(0.26, 0.16, 0.955 + 0.02 * jaw, 0.61, 0.87),
+        at(0.50, 0.20, 0.865 + 0.05 * jaw, 0.575, 0.68),
+        at(0.72, 0.27, 0.70 + 0.10 * jaw + 0.015 * face.chin, 0.50, 0.50),
+        at(0.88, 0.35, 0.49 + 0.10 * jaw + 0.06 * face.chin, 0.41, 0.36),
+        at(0.97, 0.44, 0.27 + 0.06 * jaw + 0.07 * face.chin, 0.28, 0.24),
         at(1.0, 0.46, 0.0, 0.0, 0.0),
     ])
 }

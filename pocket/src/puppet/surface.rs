@@ -167,15 +167,21 @@ impl Surface {
     /// The point of the front half that lies at `x` seen from the front, `lift` outside of the body; where that is out of the
     /// camera's sight, the nearest point that is in sight.
     pub fn front(&self, view: &View, x: f32, y: f32, lift: f32) -> Vec3 {
+        let share = (x / self.level(y).width.max(1e-3)).clamp(-1.0, 1.0);
+        let azimuth = degrees(share, (1.0 - share * share).max(0.0).sqrt());
+        let azimuth = self.in_sight(view, azimuth, y).clamp(-90.0, 90.0);
+        self.point(azimuth, y, lift)
+    }
+
+    /// The azimuth in sight that is nearest to one in degrees, at a height.
+    pub fn in_sight(&self, view: &View, azimuth: f32, y: f32) -> f32 {
         let section = self.level(y);
         let toward = view.toward_camera();
-        let width = section.width.max(1e-3);
-        let facing = degrees(toward.x / width, toward.z / section.front.max(1e-3));
-        let share = (x / width).clamp(-1.0, 1.0);
-        let azimuth = degrees(share, (1.0 - share * share).max(0.0).sqrt());
-        let azimuth = azimuth.clamp(facing - 88.0, facing + 88.0).clamp(-90.0, 90.0);
-        let (sin, cos) = sin_cos(azimuth);
-        section.point(sin, cos) + vec3(sin * lift, 0.0, cos * lift)
+        let facing = degrees(
+            toward.x / section.width.max(1e-3),
+            toward.z / section.front.max(1e-3),
+        );
+        azimuth.clamp(facing - 88.0, facing + 88.0)
     }
 
     /// The direction out of the body, at an azimuth in degrees and a height.
