@@ -5,10 +5,12 @@ mod character;
 mod color;
 mod extras;
 mod face;
+mod finish;
 mod geometry;
 mod hair;
 mod light;
 mod outfit;
+mod place;
 mod random;
 mod scene;
 mod shot;
@@ -25,8 +27,7 @@ pub fn draw(character: &Character, shot: &Shot, size: u32) -> RgbImage {
     let mut canvas = canvas::Canvas::default();
     canvas.clear(size as usize);
     let scene = scene::Scene::new(character, shot);
-    let l = &scene.light;
-    canvas.fill_all(|p, _| (l.behind(color::rgb(0.75 + 0.1 * p.y, 0.80, 0.88)), 1.0));
+    place::paint(&mut canvas, shot, &scene.light);
     canvas.figure = 1.0;
     let hair = hair::Hair::new(&scene);
     let body = outfit::Body::new(&scene);
@@ -44,6 +45,7 @@ pub fn draw(character: &Character, shot: &Shot, size: u32) -> RgbImage {
     hair.before(&mut canvas, &scene, &head);
     extras::ears(&mut canvas, &scene, true);
     extras::glasses(&mut canvas, &scene);
+    finish::shine(&mut canvas, &scene);
     let mut picture = RgbImage::new(size, size);
     canvas.write(&mut picture);
     picture
