@@ -13,6 +13,9 @@ fn main() {
     match mode.as_str() {
         "angles" => { cols = 7; for c in start..start+4 { let ch = Character::from_seed(c); for (i,an) in Angle::ALL.iter().enumerate() { cells.push(draw(&ch, &Shot { angle: *an, seed: i as u64, ..base }, size)); } } }
         "expr" => { cols = 5; for c in start..start+4 { let ch = Character::from_seed(c); for (i,an) in Expression::ALL.iter().enumerate() { cells.push(draw(&ch, &Shot { expression: *an, seed: i as u64, ..base }, size)); } } }
+        "profile" => { cols = 5; for c in start..start+4 { let ch = Character::from_seed(c); for (i,an) in Expression::ALL.iter().enumerate() { cells.push(draw(&ch, &Shot { angle: if c%2==0 {Angle::ProfileRight} else {Angle::ProfileLeft}, expression: *an, seed: i as u64, ..base }, size)); } } }
+        "quarter" => { cols = 5; for c in start..start+4 { let ch = Character::from_seed(c); for (i,an) in Expression::ALL.iter().enumerate() { cells.push(draw(&ch, &Shot { angle: if c%2==0 {Angle::ThreeQuarterRight} else {Angle::ThreeQuarterLeft}, expression: *an, seed: i as u64, ..base }, size)); } } }
+        "bench" => { for i in 0..2000u64 { cells.push(draw(&Character::from_seed(start+i), &Shot::random(start+i), size)); } eprintln!("{:.3} ms each", t.elapsed().as_secs_f64()*1000.0/2000.0); return; }
         "light" => { cols = 5; for c in start..start+4 { let ch = Character::from_seed(c); for (i,an) in Lighting::ALL.iter().enumerate() { cells.push(draw(&ch, &Shot { lighting: *an, seed: i as u64, ..base }, size)); } } }
         "places" => { cols = 8; for (i,an) in Place::ALL.iter().enumerate() { let ch = Character::from_seed(start+i as u64); cells.push(draw(&ch, &Shot { place: *an, seed: i as u64, ..base }, size)); } }
         "outfits" => { cols = 8; for k in 0..2 { for (i,an) in Outfit::ALL.iter().enumerate() { let ch = Character::from_seed(start+i as u64); cells.push(draw(&ch, &Shot { outfit: *an, angle: Angle::ALL[(i*k*2)%7], seed: i as u64, ..base }, size)); } } }

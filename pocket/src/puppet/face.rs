@@ -37,17 +37,16 @@ pub(crate) fn head(canvas: &mut Canvas, scene: &Scene<'_>) -> Mask {
     let path = Path::loop_through(&ring).and(&nose_side(scene));
     let mask = canvas.mask(&path);
     canvas.fill_mask(&mask, |p, _| (scene.skin_at(p), 1.0));
-    let skin = scene.character.skin;
     // Warmth where the blood is near: cheeks and nose.
-    let blush = skin.mix(hex(0xe8505a), 0.55);
-    let blush = scene.light.on(blush, vec3(0.0, 0.0, 1.0));
+    let pale = scene.character.skin.luma();
+    let blush = rgb(1.03, lerp(0.80, 0.68, pale), lerp(0.80, 0.70, pale));
     for side in [-1.0, 1.0] {
         let cheek = scene.face(side * 0.42, 0.34);
         let seen = scene.face(side * 0.60, 0.34).x - scene.face(side * 0.24, 0.34).x;
         let radii = vec2((seen.abs() * 0.62).max(0.004), 0.038);
-        canvas.fill_in(&Path::ellipse(cheek, radii, 0.0), &mask, |p, _| {
+        canvas.fill_in(&Path::ellipse(cheek, radii, 0.0), &mask, |p, below| {
             let d = vec2((p.x - cheek.x) / radii.x, (p.y - cheek.y) / radii.y).length();
-            (blush, 0.42 * (1.0 - smoothstep(0.1, 1.0, d)))
+            (below * blush, 0.62 * (1.0 - smoothstep(0.1, 1.0, d)))
         });
     }
     jaw_shade(canvas, scene, &mask);
@@ -82,7 +81,11 @@ pub(crate) fn outline(canvas: &mut Canvas, scene: &Scene<'_>) {
     if ring.len() > 3 {
         // From the top all around to the top.
         ring.push(ring[0]);
-        canvas.fill(&Path::brush(&ring, |_| LINE * 0.85), ink);
+        let mut edge = canvas.mask(&Path::brush(&ring, |_| LINE * 0.85));
+        // The nose goes over it.
+        let nose = canvas.mask(&nose_side(scene));
+        edge.subtract(&nose);
+        canvas.fill_mask(&edge, ink);
     }
 }
 
@@ -219,7 +222,7 @@ fn eye(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
     });
 
     // Iris and pupil lie a little deeper than the lids.
-    let iris = high * 0.80 * lids.iris * (1.0 - 0.06 * eyes.size);
+    let iris = high * 0.90 * lids.iris * (1.0 - 0.06 * eyes.size);
     let gaze = scene.gaze;
     let round = |radius: f32, dx: f32, dy: f32| {
         let points: Vec<Vec2> = (0..10)
@@ -316,18 +319,18 @@ fn brow(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
         Expression::Sad => (-0.15, -0.02, 0.07, 0.03),
     };
     let base = -0.28 + 0.035 * man;
-    let slant = 0.05 * brows.slant;
-    let arch = 0.028 + 0.040 * brows.arch;
+    let slant = 0.026 * brows.slant;
+    let arch = 0.026 + 0.034 * brows.arch;
     let spacing = eye_spacing(scene);
     let at = |u: f32, y: f32| {
         let x = spacing + u * 0.25 - near * (1.0 - u) * 0.5;
         scene.raised(side * x, base + y, 0.015)
     };
     let points = [
-        at(-0.92, 0.035 + slant + inner),
+        at(-0.92, 0.020 + slant + inner),
         at(-0.35, 0.0 - 0.4 * arch + 0.4 * slant + lerp(inner, middle, 0.5)),
         at(0.35, -0.02 - arch - 0.3 * slant + middle),
-        at(1.12, 0.055 - slant + outer),
+        at(1.02, 0.050 - slant + outer),
     ];
     let thick = (0.0175 + 0.0070 * brows.thickness + 0.0065 * man) * (scene.head.scale / 0.245);
     let hair = character.hair.color;
@@ -492,7 +495,7 @@ fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
     let full = (1.0 + 0.38 * mouth.fullness) * if woman { 1.12 } else { 0.85 };
     let y0 = mouth_y(scene);
     // The lips curve around the teeth.
-    let at = |x: f32, y: f32| scene.raised(x * wide, y0 + y, 0.05 - 0.10 * x * x * sideways(scene).abs());
+    let at = |x: f32, y: f32| scene.raised(x * wide, y0 + y, 0.05 - 0.20 * x * x * sideways(scene).abs());
     let lip = if woman {
         mouth.color
     } else {
@@ -602,24 +605,41 @@ fn beard_color(scene: &Scene<'_>) -> Color {
     (hair * 0.86).mix(hex(0x3a2620), 0.16)
 }
 
-/// The area of a beard: from ear to ear over the cheeks, and back along the jaw around the chin.
-fn beard_area(scene: &Scene<'_>, top: f32, drop: f32) -> Vec<Vec2> {
-    let chin = scene.skull.level(0.93).y;
+/// The area of a beard from ear to ear, down over the edge of the jaw; to be cut where the skin ends.
+fn beard_area(scene: &Scene<'_>, top: f32) -> Path {
     let mut points = vec![];
     for k in -7..=7 {
         let share = (k as f32 / 7.0).abs();
         let y = lerp(top, 0.0, share * share * share);
         points.push(scene.round(k as f32 * 12.0, y, 0.01));
     }
+    let chin = scene.skull.level(0.95).y;
     for k in (-7..=7).rev() {
         let share = (k as f32 / 7.0).abs();
-        let y = lerp(chin, 0.50, share * share);
-        let hang = drop * (1.0 - share * share);
-        let azimuth = scene.skull.in_sight(&scene.head, k as f32 * 12.0, y);
-        let p = scene.skull.point(azimuth, y, 0.02 + 0.03 * (1.0 - share));
-        points.push(scene.head.project(p + vec3(0.0, hang, 0.3 * hang)));
+        let y = lerp(chin, 0.56, smoothstep(0.70, 1.05, share));
+        let low = if share < 0.9 { 0.10 } else { 0.0 };
+        points.push(scene.round(k as f32 * 12.0, y, 0.0) + vec2(0.0, low * scene.head.scale));
     }
-    points
+    Path::loop_through(&points)
+}
+
+/// The part of a beard that hangs from the chin, and its lower edge.
+fn beard_tip(scene: &Scene<'_>, drop: f32) -> (Path, Vec<Vec2>) {
+    let chin = scene.skull.level(0.93).y;
+    let at = |k: i32, y: f32, hang: f32| {
+        let azimuth = scene.skull.in_sight(&scene.head, k as f32 * 13.0, y);
+        let p = scene.skull.point(azimuth, y, 0.02);
+        scene.head.project(p + vec3(0.0, hang, 0.3 * hang))
+    };
+    let low: Vec<Vec2> = (-5..=5)
+        .map(|k| {
+            let share = (k as f32 / 5.0).abs();
+            at(k, lerp(chin, 0.86, share * share), drop * (1.0 - share * share))
+        })
+        .collect();
+    let mut points: Vec<Vec2> = (-5..=5).map(|k| at(k, 0.80, 0.0)).collect();
+    points.extend(low.iter().rev());
+    (Path::loop_through(&points), low)
 }
 
 fn beard(canvas: &mut Canvas, scene: &Scene<'_>, skin: &Mask) {
@@ -629,22 +649,56 @@ fn beard(canvas: &mut Canvas, scene: &Scene<'_>, skin: &Mask) {
     match scene.character.beard {
         Beard::None | Beard::Moustache => {}
         Beard::Stubble => {
-            let area = Path::loop_through(&beard_area(scene, y - 0.10, 0.03));
-            canvas.fill_in(&area, skin, |p, below| {
-                let (hair, _) = hairs(p, below);
-                (below.mix(hair, 0.6), 0.55)
-            });
+            let area = canvas.mask(&beard_area(scene, y - 0.04));
+            let mut soft = canvas.soften(&area, vec2(0.0, 0.0), 0.014);
+            soft.intersect(skin);
+            let grown = line(scene, color.mix(hex(0x3a3230), 0.6));
+            canvas.fill_mask(&soft, |p, below| (grown(p, below).0, 0.34));
         }
         Beard::Goatee => {
             let at = |x: f32, dy: f32| scene.raised(x, y + dy, 0.03);
-            let area = Path::loop_through(&[
-                at(-0.20, 0.10), at(0.0, 0.115), at(0.20, 0.10), at(0.19, 0.25), at(0.10, 0.345), at(0.0, 0.37), at(-0.10, 0.345), at(-0.19, 0.25),
-            ]);
-            canvas.fill(&area, &hairs);
+            let area = [
+                at(-0.20, 0.10),
+                at(0.0, 0.115),
+                at(0.20, 0.10),
+                at(0.19, 0.25),
+                at(0.10, 0.345),
+                at(0.0, 0.37),
+                at(-0.10, 0.345),
+                at(-0.19, 0.25),
+            ];
+            let path = Path::loop_through(&area);
+            canvas.fill(&path, &hairs);
+            let ink = line(scene, color.line());
+            for k in -2..=2 {
+                let x = k as f32 * 0.07;
+                let strand = [at(x, 0.16), at(x * 0.9, 0.24), at(x * 0.6, 0.33)];
+                canvas.fill(&Path::stroke(&strand, 0.006), |p, b| (ink(p, b).0, 0.55));
+            }
         }
         Beard::Short | Beard::Long => {
-            let drop = if scene.character.beard == Beard::Long { 0.36 } else { 0.09 };
-            canvas.fill(&Path::loop_through(&beard_area(scene, y - 0.14, drop)), &hairs);
+            let long = scene.character.beard == Beard::Long;
+            let drop = if long { 0.36 } else { 0.08 };
+            let ink = line(scene, color.line());
+            let mut mask = canvas.mask(&beard_area(scene, y - 0.10));
+            mask.intersect(skin);
+            let (tip, edge) = beard_tip(scene, drop);
+            mask.unite(&canvas.mask(&tip));
+            canvas.fill_mask(&mask, &hairs);
+            canvas.fill(&Path::brush(&edge, |t| LINE * 0.85 * taper(t)), &ink);
+            for k in -5..=5 {
+                let share = k as f32 / 5.0;
+                let azimuth = share * 62.0;
+                let top = lerp(y + 0.12, 0.45, share * share);
+                let low = lerp(0.97, 0.66, share * share);
+                let p = |height: f32, hang: f32| {
+                    let azimuth = scene.skull.in_sight(&scene.head, azimuth, height);
+                    let p = scene.skull.point(azimuth, height, 0.04);
+                    scene.head.project(p + vec3(0.0, hang, 0.3 * hang))
+                };
+                let strand = [p(top, 0.0), p(lerp(top, low, 0.5), 0.2 * drop), p(low, 0.7 * drop)];
+                canvas.fill_in(&Path::stroke(&strand, 0.007), &mask, |p, b| (ink(p, b).0, 0.5));
+            }
         }
     }
 }
@@ -675,10 +729,7 @@ fn freckles(canvas: &mut Canvas, scene: &Scene<'_>, skin: &Mask) {
         return;
     }
     let mut random = Random::new(scene.character.seed, "freckles");
-    let color = scene.light.on(
-        scene.character.skin.mix(hex(0x9a4a1e), 0.62) * 0.86,
-        vec3(0.0, 0.0, 1.0),
-    );
+    let ink = line(scene, scene.character.skin.mix(hex(0x9a4a1e), 0.62) * 0.86);
     for side in [-1.0, 1.0] {
         for _ in 0..(5.0 + 8.0 * share) as usize {
             let x = side * random.range(0.08, 0.56);
@@ -688,7 +739,7 @@ fn freckles(canvas: &mut Canvas, scene: &Scene<'_>, skin: &Mask) {
                 continue;
             }
             let at = scene.face(x, y);
-            canvas.fill_in(&Path::circle(at, radius), skin, tint(color, 0.8));
+            canvas.fill_in(&Path::circle(at, radius), skin, |p, b| (ink(p, b).0, 0.8));
         }
     }
 }
@@ -703,8 +754,8 @@ fn marks(canvas: &mut Canvas, scene: &Scene<'_>) {
             Mole::RightMouth => (0.27, 0.57),
         };
         if eye_shown(scene, x.signum()) > 0.12 {
-            let color = scene.light.on(hex(0x3a1f1a), vec3(0.0, 0.0, 1.0));
-            canvas.fill(&Path::circle(scene.raised(x, y, 0.01), 0.0098), tint(color, 0.95));
+            let mark = Path::circle(scene.raised(x, y, 0.01), 0.0098);
+            canvas.fill(&mark, line(scene, hex(0x3a1f1a)));
         }
     }
     if let Some(scar) = character.scar {
@@ -720,10 +771,8 @@ fn marks(canvas: &mut Canvas, scene: &Scene<'_>) {
             let points = [at(from), at(middle), at(to)];
             let pale = character.skin.mix(rgb(1.0, 0.90, 0.88), 0.6);
             let edge = character.skin.mix(hex(0xa03038), 0.6) * 0.85;
-            let front = vec3(0.0, 0.0, 1.0);
-            let (pale, edge) = (scene.light.on(pale, front), scene.light.on(edge, front));
-            canvas.fill(&Path::stroke(&points, 0.020), tint(edge, 0.85));
-            canvas.fill(&Path::stroke(&points, 0.011), tint(pale, 1.0));
+            canvas.fill(&Path::stroke(&points, 0.020), line(scene, edge));
+            canvas.fill(&Path::stroke(&points, 0.011), line(scene, pale));
         }
     }
 }

@@ -30,13 +30,13 @@ pub(crate) fn shine(canvas: &mut Canvas, scene: &Scene<'_>) {
     match light.kind {
         Lighting::Backlit => {
             // Light blooms over the edge.
-            let glow = canvas.soften(&figure, vec2(0.0, 0.0), 0.05);
+            let glow = canvas.soften(&figure, vec2(0.0, 0.0), 0.026);
             let mut spill = figure.clone();
             spill.subtract(&glow);
-            canvas.fill_mask(&spill, |_, below| (below.screen(rgb(1.0, 0.88, 0.66)), 0.6));
+            canvas.fill_mask(&spill, |_, below| (below.screen(rgb(1.0, 0.88, 0.66)), 0.5));
             canvas.fill_all(|p, below| {
                 let near = 1.0 - smoothstep(0.0, 0.65, (p - vec2(0.5, 0.25)).length());
-                (below.screen(rgb(1.0, 0.93, 0.80) * (0.20 * near)), 1.0)
+                (below.screen(rgb(1.0, 0.93, 0.80) * (0.10 * near)), 1.0)
             });
         }
         Lighting::Warm => {

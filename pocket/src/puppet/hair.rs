@@ -179,8 +179,10 @@ fn curtain(forehead: &[Vec2], edge: f32, end: f32) -> Vec<Vec2> {
     let mut half = forehead.to_vec();
     half.push(at(edge - 4.0, 0.05));
     half.push(at(edge, 0.45));
-    half.push(at(edge, 0.9));
-    half.push(at(edge, end + 0.4));
+    // Towards its ends the hair runs together.
+    half.push(at(edge + 2.0, lerp(0.45, end, 0.5)));
+    half.push(at(edge + 24.0, end + 0.02));
+    half.push(at(edge + 40.0, end + 0.5));
     mirrored(&half)
 }
 
@@ -333,9 +335,9 @@ impl Hair {
             Cut::Long => vec![Mass {
                 strands: parted(0.0, -0.98, 1.9),
                 ..mass(
-                    hanging(skull, [0.12 + full, 0.09 + full, 0.05, 0.10], 1.80, 0.12),
-                    curtain(&middle, 58.0, 1.8),
-                    Some(58.0),
+                    hanging(skull, [0.12 + full, 0.13 + full, 0.05, 0.12], 1.80, 0.10),
+                    curtain(&middle, 53.0, 1.8),
+                    Some(53.0),
                 )
             }],
             Cut::Princess => {
@@ -344,9 +346,9 @@ impl Hair {
                 vec![Mass {
                     strands: straight(-0.95, 1.9),
                     ..mass(
-                        hanging(skull, [0.12 + full, 0.10 + full, 0.07, 0.10], 1.9, 0.06),
-                        curtain(&front, 66.0, 1.9),
-                        Some(64.0),
+                        hanging(skull, [0.12 + full, 0.14 + full, 0.07, 0.12], 1.9, 0.06),
+                        curtain(&front, 60.0, 1.9),
+                        Some(58.0),
                     )
                 }]
             }
@@ -489,11 +491,11 @@ impl Hair {
             Cut::Braid => {
                 locks.push(Lock {
                     line: vec![
-                        vec3(side * 0.58, 0.42, -0.42),
-                        vec3(side * 0.74, 0.80, -0.05),
-                        vec3(side * 0.70, 1.20, 0.30),
-                        vec3(side * 0.58, 1.65, 0.46),
-                        vec3(side * 0.54, 2.05, 0.50),
+                        vec3(side * 0.62, 0.62, -0.50),
+                        vec3(side * 0.86, 0.98, -0.22),
+                        vec3(side * 0.84, 1.34, 0.16),
+                        vec3(side * 0.70, 1.75, 0.38),
+                        vec3(side * 0.64, 2.10, 0.44),
                     ],
                     radii: [0.17, 0.20, 0.10],
                     braided: true,
@@ -510,33 +512,35 @@ impl Hair {
             }
             Cut::Afro => {
                 let r = 1.0 + 0.10 * hair.volume;
-                let ring = |y: f32, width: f32| section([-0.35 + y * r, -0.12, width * r, width * r, width * r]);
-                let body = Surface::through(&[
-                    ring(-1.18, 0.0),
-                    ring(-1.10, 0.46),
+                let ring = |y: f32, width: f32| {
+                    section([-0.38 + y * r, -0.22, width * r, width * r * 0.90, width * r])
+                };
+                let ball = Surface::through(&[
+                    ring(-1.16, 0.0),
+                    ring(-1.08, 0.46),
                     ring(-0.80, 0.90),
                     ring(-0.35, 1.14),
                     ring(0.10, 1.17),
                     ring(0.50, 1.02),
                     ring(0.80, 0.66),
-                    ring(0.92, 0.0),
+                    ring(0.90, 0.0),
                 ]);
-                let edge = mirrored(&[
-                    at(0.0, -0.56),
-                    at(14.0, -0.56),
-                    at(30.0, -0.48),
-                    at(42.0, -0.28),
-                    at(48.0, 0.0),
-                    at(52.0, 0.28),
-                    at(62.0, 0.52),
-                    at(90.0, 0.56),
-                    at(180.0, 0.56),
-                ]);
-                vec![Mass {
-                    curls: 0.20,
-                    gloss: 0.7,
-                    ..mass(body, edge, None)
-                }]
+                vec![
+                    Mass {
+                        curls: 0.20,
+                        gloss: 0.6,
+                        ..mass(ball, vec![], Some(0.0))
+                    },
+                    Mass {
+                        curls: 0.17,
+                        gloss: 0.6,
+                        ..mass(
+                            short(skull, [0.30, 0.10, 0.08, 0.2]),
+                            around_ears(-0.58, -0.28, 0.10),
+                            None,
+                        )
+                    },
+                ]
             }
             Cut::SidePart => vec![Mass {
                 strands: parted(-36.0 * side, -0.98, -0.1),
@@ -584,8 +588,8 @@ impl Hair {
                 Mass {
                     strands: combed(-0.64),
                     ..mass(
-                        quiff(skull, 0.30 + full),
-                        top_only(-0.62, -0.52),
+                        quiff(skull, 0.40 + full),
+                        top_only(-0.66, -0.56),
                         None,
                     )
                 },
@@ -645,7 +649,7 @@ impl Hair {
                     Mass {
                         strands: combed(-0.66),
                         ..mass(
-                            short(skull, [0.08, 0.05, 0.04, 0.06]),
+                            short(skull, [0.08, 0.025, 0.04, 0.05]),
                             top_only(-0.66, -0.46),
                             None,
                         )
@@ -671,7 +675,7 @@ impl Hair {
                 gloss: 0.8,
                 ..mass(
                     short(skull, [0.16 + full, 0.08 + full, 0.08, 0.10]),
-                    around_ears(-0.56, -0.28, 0.04),
+                    around_ears(-0.60, -0.32, 0.0),
                     None,
                 )
             }],
@@ -911,6 +915,7 @@ impl Lock {
             return;
         }
         let width = |t: f32| 2.0 * self.radius(t) * scale;
+        canvas.fill(&Path::circle(start, self.radii[0] * scale + LINE * 0.8), ink);
         canvas.fill(&Path::brush(&line, |t| width(t) + LINE * 1.6), ink);
         let body = Path::brush(&line, width);
         canvas.fill(&body, hair_paint(hair, light, ball, 0.25, 0.0, 300.0));
@@ -952,8 +957,16 @@ impl Mass {
 
     /// The part behind the neck, which the head shades.
     fn behind(&self, canvas: &mut Canvas, scene: &Scene<'_>) {
-        let path = self.outline(scene);
+        let path = self.outline(scene, &self.ring(scene));
         let ball = self.ball(scene);
+        if self.edge.is_empty() {
+            // All of it lies behind the head.
+            let mask = canvas.mask(&path);
+            let paint = hair_paint(self.color, &scene.light, ball, self.gloss, 0.0, 500.0);
+            canvas.fill_mask(&mask, paint);
+            self.curl_marks(canvas, scene, &mask, ball);
+            return;
+        }
         let outer = (self.color * 0.84).saturated(1.08);
         let inner = (self.color * 0.45).saturated(1.1);
         let light = &scene.light;
@@ -993,14 +1006,14 @@ impl Mass {
         (left, right)
     }
 
-    /// All of it, as if there were no opening.
-    fn outline(&self, scene: &Scene<'_>) -> Path {
+    /// The edge of all of it, as if there were no opening, clockwise from the top.
+    fn ring(&self, scene: &Scene<'_>) -> Vec<Vec2> {
         let (left, right) = self.outline_points(scene);
         if left.len() < 4 {
-            return Path::default();
+            return vec![];
         }
         let mut ring = right.clone();
-        if self.hangs.is_some() {
+        if self.hangs.is_some() && self.curls == 0.0 {
             // Tips along the lower end.
             let (from, to) = (right[right.len() - 1], left[left.len() - 1]);
             let count = self.tips * 2;
@@ -1014,43 +1027,56 @@ impl Mass {
         }
         ring.extend(left.iter().rev());
         if self.spikes > 0.0 {
-            return Path::polygon(&self.spiked(scene, &ring));
+            return self.spiked(scene, &ring);
         }
-        let path = Path::loop_through(&ring);
-        if self.curls > 0.0 {
-            let radius = self.curls * scene.head.scale;
-            let mut path = path;
-            let mut last: Option<Vec2> = None;
-            for p in ring.iter() {
-                if last.is_none_or(|l| (*p - l).length() > radius * 0.9) {
-                    path = path.and(&Path::circle(*p, radius));
-                    last = Some(*p);
-                }
+        ring
+    }
+
+    /// The area within the ring.
+    fn outline(&self, scene: &Scene<'_>, ring: &[Vec2]) -> Path {
+        if ring.is_empty() {
+            return Path::default();
+        }
+        if self.spikes > 0.0 {
+            return Path::polygon(ring);
+        }
+        if self.curls == 0.0 {
+            return Path::loop_through(ring);
+        }
+        let radius = self.curls * scene.head.scale;
+        let mut last: Option<Vec2> = None;
+        ring.iter().fold(Path::loop_through(ring), |path, p| {
+            if last.is_some_and(|last| (*p - last).length() < radius * 0.9) {
+                return path;
             }
-            return path;
-        }
-        path
+            last = Some(*p);
+            path.and(&Path::circle(*p, radius))
+        })
     }
 
     /// An outline with spikes on the upper part.
     fn spiked(&self, scene: &Scene<'_>, ring: &[Vec2]) -> Vec<Vec2> {
-        let low = scene.head.project(vec3(0.0, -0.22, 0.0)).y;
+        let low = scene.head.project(vec3(0.0, -0.52, 0.0)).y;
         let middle = scene.head.project(vec3(0.0, -0.2, 0.0));
         let scale = scene.head.scale;
         let mut random = Random::new(scene.character.seed, "spikes");
-        let mut points = vec![];
+        let mut points = vec![ring[0]];
         let mut walked = 0.0;
         for pair in ring.windows(2) {
-            let step = (pair[1] - pair[0]).length();
-            walked += step;
-            points.push(pair[0]);
-            if pair[0].y < low && walked > 0.27 * scale {
+            if pair[1].y >= low {
+                points.push(pair[1]);
+                continue;
+            }
+            walked += (pair[1] - pair[0]).length();
+            if walked > 0.30 * scale {
                 walked = 0.0;
-                let out = (pair[0] - middle).unit();
+                let notch = points[points.len() - 1];
+                let out = (notch.mix(pair[1], 0.5) - middle).unit();
                 // Combed to one side.
-                let lean = vec2(0.5 * scene.character.hair.side, -0.35);
-                let length = self.spikes * scale * random.range(0.8, 1.3);
-                points.push(pair[0] + (out + lean * 0.6).unit() * length);
+                let lean = vec2(0.4 * scene.character.hair.side, -0.3);
+                let length = self.spikes * scale * random.range(0.9, 1.5);
+                points.push(notch.mix(pair[1], 0.5) + (out + lean).unit() * length);
+                points.push(pair[1]);
             }
         }
         points
@@ -1099,7 +1125,11 @@ impl Mass {
     }
 
     fn paint(&self, canvas: &mut Canvas, scene: &Scene<'_>, head: &Mask) {
-        let outline = self.outline(scene);
+        if self.edge.is_empty() {
+            return;
+        }
+        let mut ring = self.ring(scene);
+        let outline = self.outline(scene, &ring);
         let whole = canvas.mask(&outline);
         let (edge, opening) = self.opening(scene);
         let open = canvas.mask(&opening);
@@ -1172,13 +1202,9 @@ impl Mass {
             if edge.len() > 3 {
                 canvas.fill_in(&Path::brush(&edge, |_| LINE * 0.85), &whole, |p, _| (light.on(ink, ball.normal(p)), 0.9));
             }
-            let (left, right) = self.outline_points(scene);
-            if left.len() > 3 {
-                let mut whole_line: Vec<Vec2> = left.into_iter().rev().chain(right).collect();
-                if self.spikes > 0.0 {
-                    whole_line = self.spiked(scene, &whole_line);
-                }
-                let mut line = canvas.mask(&self.line(&whole_line));
+            if !ring.is_empty() {
+                ring.push(ring[0]);
+                let mut line = canvas.mask(&self.line(&ring));
                 line.subtract(&open);
                 canvas.fill_mask(&line, |p, _| (light.on(ink, ball.normal(p)), 0.9));
             }

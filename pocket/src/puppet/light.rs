@@ -61,8 +61,8 @@ impl Light {
             Lighting::Dramatic => Self {
                 toward: vec3(0.93 * side, -0.25, 0.22 * lean).unit(),
                 lit: rgb(1.08, 1.03, 0.98),
-                shade: rgb(0.27, 0.23, 0.34),
-                edge: [0.02, 0.34],
+                shade: rgb(0.33, 0.29, 0.40),
+                edge: [-0.04, 0.40],
                 rim: rgb(0.55, 0.65, 0.95),
                 rims: on_side(0.0, 0.35),
                 backdrop: rgb(0.38, 0.36, 0.44),
@@ -71,8 +71,8 @@ impl Light {
             },
             Lighting::Backlit => Self {
                 toward: vec3(0.1 * side, -0.9, -0.2).unit(),
-                lit: rgb(0.86, 0.76, 0.76),
-                shade: rgb(0.62, 0.52, 0.62),
+                lit: rgb(0.80, 0.69, 0.70),
+                shade: rgb(0.56, 0.46, 0.57),
                 edge: [-0.3, 0.9],
                 rim: rgb(1.0, 0.95, 0.80),
                 rims: [1.0, 1.0],
@@ -82,8 +82,8 @@ impl Light {
             },
             Lighting::Night => Self {
                 toward: vec3(0.6 * side * lean, -0.6, 0.5).unit(),
-                lit: rgb(0.56, 0.64, 0.95),
-                shade: rgb(0.24, 0.25, 0.50),
+                lit: rgb(0.62, 0.70, 1.02),
+                shade: rgb(0.30, 0.32, 0.58),
                 edge: [-0.2, 0.6],
                 rim: rgb(0.55, 0.75, 1.0),
                 rims: on_side(0.55, 0.0),

@@ -300,7 +300,7 @@ impl<'a> Set<'a> {
                     let pane = self.rect(x, y, x + 0.045, y + 0.07);
                     self.area(&pane, if lit { hex(0xffd98a) } else { hex(0x3f4c66) });
                     if lit {
-                        self.lamps.push((self.at(x + 0.022, y + 0.035), 0.026, hex(0xffc768)));
+                        self.lamps.push((self.at(x + 0.022, y + 0.035), 0.020, hex(0xd99a48)));
                     }
                 }
                 y += 0.125;

@@ -1,6 +1,6 @@
 //! A rounded body in space, made of level sections, and its outline from any side.
 
-use super::geometry::{Vec2, Vec3, View, degrees, lerp, sin_cos, vec3};
+use super::geometry::{Vec2, Vec3, View, degrees, lerp, sin_cos, smoothstep, vec3};
 
 /// A level cut through a body: two half ellipses that share their width.
 #[derive(Clone, Copy, Debug)]
@@ -169,8 +169,10 @@ impl Surface {
     pub fn front(&self, view: &View, x: f32, y: f32, lift: f32) -> Vec3 {
         let share = (x / self.level(y).width.max(1e-3)).clamp(-1.0, 1.0);
         let azimuth = degrees(share, (1.0 - share * share).max(0.0).sqrt());
-        let azimuth = self.in_sight(view, azimuth, y).clamp(-90.0, 90.0);
-        self.point(azimuth, y, lift)
+        let seen = self.in_sight(view, azimuth, y).clamp(-90.0, 90.0);
+        // What is out of sight does not stand out of the edge.
+        let lift = lift * (1.0 - smoothstep(0.0, 8.0, (azimuth - seen).abs()));
+        self.point(seen, y, lift)
     }
 
     /// The azimuth in sight that is nearest to one in degrees, at a height.
@@ -212,21 +214,22 @@ impl Surface {
         };
         // Where one side of a ring turns away; nothing where all of the ring is seen, or none of it.
         let edge = |section: &Section, slope: &Section, side: usize| {
-            let mut before = turned(section, slope, fan[0][side].0, fan[0][side].1);
-            if before <= 0.0 {
+            // From the back to the front, so that a dent in front does no harm.
+            let mut after = turned(section, slope, fan[fan.len() - 1][side].0, fan[fan.len() - 1][side].1);
+            if after > 0.0 {
                 return None;
             }
-            for k in 1..fan.len() {
-                let now = turned(section, slope, fan[k][side].0, fan[k][side].1);
-                if now <= 0.0 {
+            for k in (1..fan.len()).rev() {
+                let before = turned(section, slope, fan[k - 1][side].0, fan[k - 1][side].1);
+                if before > 0.0 {
                     let sign = if side == 0 { -1.0 } else { 1.0 };
-                    let mut share = before / (before - now);
+                    let mut share = before / (before - after);
                     let azimuth = |share: f32| facing + sign * STEP * (k as f32 - 1.0 + share);
                     // One more step of the secant method is enough for a tenth of a pixel.
                     let (sin, cos) = sin_cos(azimuth(share));
                     let middle = turned(section, slope, sin, cos);
                     share = if middle > 0.0 {
-                        share + (1.0 - share) * middle / (middle - now)
+                        share + (1.0 - share) * middle / (middle - after)
                     } else {
                         share * before / (before - middle)
                     };
@@ -243,23 +246,39 @@ impl Surface {
                     let (a, b) = (at(sin, cos), at(-sin, cos));
                     return Some(if (a.x > b.x) == (side == 1) { a } else { b });
                 }
-                before = now;
+                after = before;
             }
             None
         };
         let both = |section: &Section, slope: &Section| {
             Some((edge(section, slope, 0)?, edge(section, slope, 1)?))
         };
-        let mut outline = Outline::default();
-        let mut seen_before: Option<f32> = None;
-        let mut last_hidden: Option<f32> = None;
-        let push = |outline: &mut Outline, (left, right): (Vec2, Vec2)| {
-            outline.left.push(left);
-            outline.right.push(right);
-        };
+        let edges: Vec<Option<(Vec2, Vec2)>> = self
+            .rings
+            .iter()
+            .map(|(_, section, slope)| both(section, slope))
+            .collect();
+        // The longest run of rings that turn away: an overhang may make a short one of its own.
+        let (mut first, mut last, mut start) = (0, 0, None);
+        for (i, edge) in edges.iter().enumerate() {
+            match (edge, start) {
+                (Some(_), None) => start = Some(i),
+                (None, Some(from)) => {
+                    if i - from > last - first {
+                        (first, last) = (from, i);
+                    }
+                    start = None;
+                }
+                _ => {}
+            }
+        }
+        if let Some(from) = start
+            && edges.len() - from > last - first
+        {
+            (first, last) = (from, edges.len());
+        }
         // Near an end of the outline its two sides run together fast: look closer there.
-        let closer = |shown: f32, hidden: f32| {
-            let (mut shown, mut hidden) = (shown, hidden);
+        let closer = |mut shown: f32, mut hidden: f32| {
             let mut found = vec![];
             for _ in 0..7 {
                 let middle = 0.5 * (shown + hidden);
@@ -274,31 +293,17 @@ impl Surface {
             }
             found
         };
-        for (t, section, slope) in &self.rings {
-            match both(section, slope) {
-                Some(pair) => {
-                    if seen_before.is_none()
-                        && let Some(hidden) = last_hidden
-                    {
-                        for pair in closer(*t, hidden).into_iter().rev() {
-                            push(&mut outline, pair);
-                        }
-                    }
-                    push(&mut outline, pair);
-                    seen_before = Some(*t);
-                }
-                None => {
-                    if let Some(shown) = seen_before {
-                        for pair in closer(shown, *t) {
-                            push(&mut outline, pair);
-                        }
-                        break;
-                    }
-                    last_hidden = Some(*t);
-                }
-            }
+        let t = |i: usize| self.rings[i].0;
+        let mut pairs = vec![];
+        if first > 0 && last > first {
+            pairs.extend(closer(t(first), t(first - 1)).into_iter().rev());
         }
-        outline
+        pairs.extend(edges[first..last].iter().flatten().copied());
+        if last > first && last < edges.len() {
+            pairs.extend(closer(t(last - 1), t(last)));
+        }
+        let (left, right) = pairs.into_iter().unzip();
+        Outline { left, right }
     }
 }
 
