@@ -434,28 +434,28 @@ impl Canvas {
         if mask.is_empty() {
             return soft;
         }
-        for y in 0..size {
-            let from = y as isize - dy;
-            if from < 0 || from >= size as isize {
+        let within = |v: isize| v.clamp(0, size as isize) as usize;
+        let [left, top, right, bottom] = mask.bounds;
+        for y in top..bottom {
+            let to_y = y as isize + dy;
+            if to_y < 0 || to_y >= size as isize {
                 continue;
             }
-            for x in 0..size {
-                let x_from = x as isize - dx;
-                if x_from >= 0 && x_from < size as isize {
-                    soft.coverage[y * size + x] =
-                        mask.coverage[from as usize * size + x_from as usize];
-                }
+            let (from, to) = (within(left as isize + dx), within(right as isize + dx));
+            if from < to {
+                let source = y * size + (from as isize - dx) as usize;
+                let target = to_y as usize * size;
+                soft.coverage[target + from..target + to]
+                    .copy_from_slice(&mask.coverage[source..source + to - from]);
             }
         }
         if radius > 0 {
             let mut spare = vec![0; size * size];
             for _ in 0..2 {
-                for y in 0..size {
-                    box_blur_bytes(&soft.coverage, &mut spare, y * size, 1, size, radius);
-                }
-                for x in 0..size {
-                    box_blur_bytes(&spare, &mut soft.coverage, x, size, size, radius);
-                }
+                blur_columns(&soft.coverage, &mut spare, size, radius);
+                blur_columns(&spare, &mut soft.coverage, size, radius);
+                transpose(&soft.coverage, &mut spare, size);
+                std::mem::swap(&mut soft.coverage, &mut spare);
             }
         }
         soft.bounds = [0, 0, size, size];
@@ -513,20 +513,33 @@ fn box_blur(
     }
 }
 
-fn box_blur_bytes(
-    from: &[u8],
-    to: &mut [u8],
-    start: usize,
-    step: usize,
-    count: usize,
-    radius: usize,
-) {
-    let at = |i: isize| u32::from(from[start + i.clamp(0, count as isize - 1) as usize * step]);
+/// The mean of each byte's neighbours above and below; the ends are repeated.
+fn blur_columns(from: &[u8], to: &mut [u8], size: usize, radius: usize) {
+    let row = |y: isize| {
+        let y = y.clamp(0, size as isize - 1) as usize;
+        &from[y * size..(y + 1) * size]
+    };
     let radius = radius as isize;
-    let all = (2 * radius + 1) as u32;
-    let mut sum: u32 = (-radius..=radius).map(at).sum();
-    for i in 0..count as isize {
-        to[start + i as usize * step] = ((sum + all / 2) / all) as u8;
-        sum = sum + at(i + radius + 1) - at(i - radius);
+    let share = (1 << 16) / (2 * radius as u32 + 1) + 1;
+    let mut sums = vec![0_u32; size];
+    for y in -radius..=radius {
+        for (sum, byte) in sums.iter_mut().zip(row(y)) {
+            *sum += u32::from(*byte);
+        }
+    }
+    for (y, to) in to.chunks_exact_mut(size).enumerate() {
+        let (enters, leaves) = (row(y as isize + radius + 1), row(y as isize - radius));
+        for x in 0..size {
+            to[x] = ((sums[x] * share) >> 16).min(255) as u8;
+            sums[x] = sums[x] + u32::from(enters[x]) - u32::from(leaves[x]);
+        }
+    }
+}
+
+fn transpose(from: &[u8], to: &mut [u8], size: usize) {
+    for (x, to) in to.chunks_exact_mut(size).enumerate() {
+        for (y, to) in to.iter_mut().enumerate() {
+            *to = from[y * size + x];
+        }
     }
 }
