@@ -267,6 +267,14 @@ pub(crate) struct Canvas {
     pub figure: f32,
 }
 
+impl std::fmt::Debug for Canvas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Canvas")
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Canvas {
     pub fn clear(&mut self, size: usize) {
         self.size = size;
@@ -335,11 +343,7 @@ impl Canvas {
             let coverage = std::mem::take(&mut self.coverage);
             let [left, top, right, _] = bounds;
             let width = right - left;
-            self.blend(
-                bounds,
-                |x, y| coverage[(y - top) * width + x - left],
-                paint,
-            );
+            self.blend(bounds, |x, y| coverage[(y - top) * width + x - left], paint);
             self.coverage = coverage;
         }
     }
@@ -357,7 +361,12 @@ impl Canvas {
             let (width, size) = (right - left, self.size);
             self.blend(
                 bounds,
-                |x, y| scale(coverage[(y - top) * width + x - left], within.coverage[y * size + x]),
+                |x, y| {
+                    scale(
+                        coverage[(y - top) * width + x - left],
+                        within.coverage[y * size + x],
+                    )
+                },
                 paint,
             );
             self.coverage = coverage;

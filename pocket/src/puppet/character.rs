@@ -398,7 +398,11 @@ impl Character {
         let dyed = random.chance(0.33);
         let color = if dyed {
             let lightness = random.range(0.42, 0.80);
-            Color::oklch(lightness, random.range(0.10, 0.17), random.range(0.0, 360.0))
+            Color::oklch(
+                lightness,
+                random.range(0.10, 0.17),
+                random.range(0.0, 360.0),
+            )
         } else {
             ramp(&NATURAL_HAIR, random.unit())
         };

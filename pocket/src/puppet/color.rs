@@ -75,13 +75,17 @@ impl Color {
 
     /// Its line colour: darker and a little more colourful.
     pub(crate) fn line(self) -> Self {
-        (self * 0.42).saturated(1.25).mix(rgb(0.13, 0.07, 0.10), 0.30)
+        (self * 0.42)
+            .saturated(1.25)
+            .mix(rgb(0.13, 0.07, 0.10), 0.30)
     }
 
     /// The largest difference of a part.
     pub fn distance(self, other: Self) -> f32 {
         let parts = [self.r - other.r, self.g - other.g, self.b - other.b];
-        parts.into_iter().fold(0.0, |most, d| f32::max(most, d.abs()))
+        parts
+            .into_iter()
+            .fold(0.0, |most, d| f32::max(most, d.abs()))
     }
 
     /// What light adds: never darker, never beyond white.

@@ -16,7 +16,11 @@ pub(crate) fn shine(canvas: &mut Canvas, scene: &Scene<'_>) {
             continue;
         }
         // What the figure covers, but would not if it stood a little farther from the light.
-        let wide = if light.kind == Lighting::Backlit { 0.020 } else { 0.017 };
+        let wide = if light.kind == Lighting::Backlit {
+            0.020
+        } else {
+            0.017
+        };
         let moved = canvas.soften(&figure, vec2(-side * wide, wide * 0.7), 0.006);
         let mut rim = figure.clone();
         rim.subtract(&moved);

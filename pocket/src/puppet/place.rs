@@ -4,6 +4,7 @@ use super::canvas::{Canvas, Path};
 use super::color::{Color, hex, ramp, rgb};
 use super::geometry::{Vec2, lerp, sin_cos, smoothstep, vec2};
 use super::light::Light;
+use super::paint::tint;
 use super::random::Random;
 use super::shot::{Angle, Lighting, Place, Shot};
 
@@ -66,7 +67,13 @@ fn enlighten(canvas: &mut Canvas, light: &Light, lamps: &[Lamp]) {
         }
         Lighting::Backlit => {
             canvas.fill_all(|_, below| (below.mix(rgb(0.98, 0.93, 0.86), 0.30), 1.0));
-            glow(canvas, vec2(0.5 + 0.06 * side, 0.34), 0.62, rgb(1.0, 0.95, 0.80), 0.95);
+            glow(
+                canvas,
+                vec2(0.5 + 0.06 * side, 0.34),
+                0.62,
+                rgb(1.0, 0.95, 0.80),
+                0.95,
+            );
         }
         Lighting::Night => {
             canvas.fill_all(|p, below| {
@@ -89,7 +96,10 @@ fn enlighten(canvas: &mut Canvas, light: &Light, lamps: &[Lamp]) {
             let core = 1.0 - smoothstep(0.25, 0.55, d);
             let halo = 1.0 - smoothstep(0.0, 2.2, d);
             let lit = below.screen(*color * (strength * 0.75 * halo));
-            (lit.mix(color.mix(rgb(1.0, 1.0, 1.0), 0.4), core * strength), 1.0)
+            (
+                lit.mix(color.mix(rgb(1.0, 1.0, 1.0), 0.4), core * strength),
+                1.0,
+            )
         });
     }
 }
@@ -140,7 +150,7 @@ impl<'a> Set<'a> {
     }
 
     fn area(&mut self, path: &Path, color: Color) {
-        self.canvas.fill(path, |_, _| (color, 1.0));
+        self.canvas.fill(path, tint(color, 1.0));
     }
 
     /// An area from one colour at the height `top` to another at `low`.
@@ -153,7 +163,7 @@ impl<'a> Set<'a> {
     }
 
     fn glaze(&mut self, path: &Path, color: Color, alpha: f32) {
-        self.canvas.fill(path, |_, _| (color, alpha));
+        self.canvas.fill(path, tint(color, alpha));
     }
 
     fn rect(&self, x0: f32, y0: f32, x1: f32, y1: f32) -> Path {
@@ -204,7 +214,12 @@ impl<'a> Set<'a> {
         let deep = (color * 0.84).saturated(1.08);
         self.canvas.fill_all(|p, _| {
             let d = (p - center).length();
-            (bright.mix(color, smoothstep(0.0, 0.45, d)).mix(deep, smoothstep(0.35, 0.85, d)), 1.0)
+            (
+                bright
+                    .mix(color, smoothstep(0.0, 0.45, d))
+                    .mix(deep, smoothstep(0.35, 0.85, d)),
+                1.0,
+            )
         });
     }
 
@@ -239,7 +254,9 @@ impl<'a> Set<'a> {
         }
         for _ in 0..10 {
             let (x, y) = (self.random.unit(), self.random.range(0.68, 0.98));
-            let color = self.random.pick(&[hex(0xffffff), hex(0xffd84d), hex(0xf58fb0)]);
+            let color = self
+                .random
+                .pick(&[hex(0xffffff), hex(0xffd84d), hex(0xf58fb0)]);
             let path = self.blob(x, y, 0.012, 0.010);
             self.area(&path, color);
         }
@@ -257,7 +274,13 @@ impl<'a> Set<'a> {
         self.area(&boat, hex(0xffffff));
         for k in 0..3 {
             let y = 0.56 + 0.045 * k as f32;
-            let points = self.shape(&[(-0.1, y), (0.2, y - 0.008), (0.5, y), (0.8, y - 0.008), (1.1, y)]);
+            let points = self.shape(&[
+                (-0.1, y),
+                (0.2, y - 0.008),
+                (0.5, y),
+                (0.8, y - 0.008),
+                (1.1, y),
+            ]);
             self.glaze(&Path::brush(&points, |_| 0.008), hex(0xffffff), 0.5);
         }
         let sand = self.ground(0.71, 0.014, 60.0);
@@ -267,17 +290,46 @@ impl<'a> Set<'a> {
         // A palm.
         let x = 0.10 + self.random.swing(0.04);
         let trunk = self.shape(&[(x - 0.08, 0.95), (x - 0.02, 0.62), (x + 0.03, 0.30)]);
-        self.area(&Path::brush(&trunk, |t| lerp(0.060, 0.034, t)), hex(0x9a6a42));
-        for (dx, dy, bend) in [(0.26, -0.02, -0.10), (0.21, 0.15, -0.02), (-0.22, 0.02, -0.10), (-0.16, 0.16, -0.02), (0.08, -0.15, -0.06), (-0.10, -0.13, -0.06)] {
-            let leaf = self.shape(&[(x + 0.03, 0.30), (x + 0.03 + dx * 0.5, 0.30 + dy * 0.5 + bend * 0.6), (x + 0.03 + dx, 0.30 + dy)]);
-            let color = if dy > 0.0 { hex(0x2f8a4c) } else { hex(0x49ab58) };
+        self.area(
+            &Path::brush(&trunk, |t| lerp(0.060, 0.034, t)),
+            hex(0x9a6a42),
+        );
+        for (dx, dy, bend) in [
+            (0.26, -0.02, -0.10),
+            (0.21, 0.15, -0.02),
+            (-0.22, 0.02, -0.10),
+            (-0.16, 0.16, -0.02),
+            (0.08, -0.15, -0.06),
+            (-0.10, -0.13, -0.06),
+        ] {
+            let leaf = self.shape(&[
+                (x + 0.03, 0.30),
+                (x + 0.03 + dx * 0.5, 0.30 + dy * 0.5 + bend * 0.6),
+                (x + 0.03 + dx, 0.30 + dy),
+            ]);
+            let color = if dy > 0.0 {
+                hex(0x2f8a4c)
+            } else {
+                hex(0x49ab58)
+            };
             self.area(&Path::brush(&leaf, |t| 0.055 * (1.0 - t) + 0.012), color);
         }
     }
 
     fn street(&mut self) {
         self.gradient(0.0, 0.7, &[hex(0x9fb6d8), hex(0xf3dcc8)]);
-        let far = self.polygon(&[(0.30, 0.7), (0.30, 0.34), (0.40, 0.34), (0.40, 0.26), (0.50, 0.26), (0.50, 0.40), (0.60, 0.40), (0.60, 0.30), (0.72, 0.30), (0.72, 0.7)]);
+        let far = self.polygon(&[
+            (0.30, 0.7),
+            (0.30, 0.34),
+            (0.40, 0.34),
+            (0.40, 0.26),
+            (0.50, 0.26),
+            (0.50, 0.40),
+            (0.60, 0.40),
+            (0.60, 0.30),
+            (0.72, 0.30),
+            (0.72, 0.7),
+        ]);
         self.area(&far, hex(0xb7b3c9));
         let road = self.rect(-0.3, 0.70, 1.3, 1.5);
         self.shaded(&road, 0.7, 1.0, [hex(0x8a8794), hex(0x5c5a68)]);
@@ -300,7 +352,8 @@ impl<'a> Set<'a> {
                     let pane = self.rect(x, y, x + 0.045, y + 0.07);
                     self.area(&pane, if lit { hex(0xffd98a) } else { hex(0x3f4c66) });
                     if lit {
-                        self.lamps.push((self.at(x + 0.022, y + 0.035), 0.020, hex(0xd99a48)));
+                        self.lamps
+                            .push((self.at(x + 0.022, y + 0.035), 0.020, hex(0xd99a48)));
                     }
                 }
                 y += 0.125;
@@ -309,20 +362,34 @@ impl<'a> Set<'a> {
         // An awning over a shop.
         for k in 0..6 {
             let x = 0.70 + 0.05 * k as f32;
-            let cloth = self.polygon(&[(x, 0.56), (x + 0.05, 0.56), (x + 0.06, 0.64), (x + 0.01, 0.64)]);
-            self.area(&cloth, if k % 2 == 0 { hex(0xd9473f) } else { hex(0xf8f2e6) });
+            let cloth = self.polygon(&[
+                (x, 0.56),
+                (x + 0.05, 0.56),
+                (x + 0.06, 0.64),
+                (x + 0.01, 0.64),
+            ]);
+            self.area(
+                &cloth,
+                if k % 2 == 0 {
+                    hex(0xd9473f)
+                } else {
+                    hex(0xf8f2e6)
+                },
+            );
         }
         let x = 0.20 + self.random.swing(0.03);
         let post = self.shape(&[(x, 0.86), (x, 0.22), (x + 0.03, 0.17), (x + 0.08, 0.17)]);
         self.area(&Path::brush(&post, |_| 0.016), hex(0x2c2f3c));
         let bulb = self.blob(x + 0.08, 0.19, 0.030, 0.024);
         self.area(&bulb, hex(0xfff0c0));
-        self.lamps.push((self.at(x + 0.08, 0.19), 0.075, hex(0xffd27a)));
+        self.lamps
+            .push((self.at(x + 0.08, 0.19), 0.075, hex(0xffd27a)));
     }
 
     fn library(&mut self) {
         let wood = hex(0x7d4c2c);
-        self.canvas.fill_all(|p, _| (wood * lerp(0.62, 0.50, p.y), 1.0));
+        self.canvas
+            .fill_all(|p, _| (wood * lerp(0.62, 0.50, p.y), 1.0));
         let colors = [
             hex(0xa8433c),
             hex(0xc98a3d),
@@ -341,7 +408,12 @@ impl<'a> Set<'a> {
                 let high = self.random.range(0.135, 0.185);
                 let color = self.random.pick(&colors) * self.random.range(0.8, 1.05);
                 let lean = if self.random.chance(0.12) { 0.02 } else { 0.0 };
-                let book = self.polygon(&[(x + lean, y + 0.20 - high), (x + width + lean - 0.005, y + 0.20 - high), (x + width - 0.005, y + 0.20), (x, y + 0.20)]);
+                let book = self.polygon(&[
+                    (x + lean, y + 0.20 - high),
+                    (x + width + lean - 0.005, y + 0.20 - high),
+                    (x + width - 0.005, y + 0.20),
+                    (x, y + 0.20),
+                ]);
                 self.area(&book, color);
                 if self.random.chance(0.4) {
                     let band = self.rect(x, y + 0.07, x + width - 0.005, y + 0.085);
@@ -360,7 +432,8 @@ impl<'a> Set<'a> {
     }
 
     fn kitchen(&mut self) {
-        self.canvas.fill_all(|p, _| (hex(0xe4f0ea).mix(hex(0xcfe3db), p.y), 1.0));
+        self.canvas
+            .fill_all(|p, _| (hex(0xe4f0ea).mix(hex(0xcfe3db), p.y), 1.0));
         for k in -2..12 {
             let t = k as f32 * 0.115;
             let row = self.rect(-0.3, t, 1.3, t + 0.007);
@@ -373,14 +446,25 @@ impl<'a> Set<'a> {
         self.area(&frame, hex(0xfaf6ee));
         let pane = self.rect(0.71, 0.05, 1.03, 0.45);
         self.shaded(&pane, 0.05, 0.45, [hex(0x8fd0f2), hex(0xdff3e6)]);
-        let bar = self.rect(0.86, 0.05, 0.875, 0.45).and(&self.rect(0.71, 0.24, 1.03, 0.255));
+        let bar = self
+            .rect(0.86, 0.05, 0.875, 0.45)
+            .and(&self.rect(0.71, 0.24, 1.03, 0.255));
         self.area(&bar, hex(0xfaf6ee));
         let cloth = self.polygon(&[(0.66, 0.0), (0.80, 0.0), (0.70, 0.30), (0.66, 0.36)]);
         self.area(&cloth, hex(0xf2a65a));
         // A shelf with jars, and pans on hooks.
         let board = self.rect(-0.2, 0.25, 0.36, 0.275);
         self.area(&board, hex(0xb9824e));
-        for (k, color) in [hex(0xd95f4b), hex(0xf0c04a), hex(0x5f9f6e), hex(0xe8e2d2), hex(0x5b86b0)].into_iter().enumerate() {
+        for (k, color) in [
+            hex(0xd95f4b),
+            hex(0xf0c04a),
+            hex(0x5f9f6e),
+            hex(0xe8e2d2),
+            hex(0x5b86b0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
             let x = -0.03 + 0.082 * k as f32;
             let high = self.random.range(0.09, 0.15);
             let jar = self.rect(x, 0.25 - high, x + 0.062, 0.25);
@@ -413,7 +497,14 @@ impl<'a> Set<'a> {
             let (x, y) = (x + self.random.swing(0.04), y + self.random.swing(0.03));
             let rock = self.polygon(&[(x - wide, 0.66), (x, y), (x + wide, 0.66)]);
             self.shaded(&rock, y, 0.62, [hex(0x8fa9cf), hex(0xc2d6ec)]);
-            let cap = self.polygon(&[(x - wide * 0.62, y + 0.32), (x, y), (x + wide * 0.05, y + 0.16), (x - wide * 0.1, y + 0.22), (x - wide * 0.2, y + 0.38), (x - wide * 0.36, y + 0.30)]);
+            let cap = self.polygon(&[
+                (x - wide * 0.62, y + 0.32),
+                (x, y),
+                (x + wide * 0.05, y + 0.16),
+                (x - wide * 0.1, y + 0.22),
+                (x - wide * 0.2, y + 0.38),
+                (x - wide * 0.36, y + 0.30),
+            ]);
             self.area(&cap, hex(0xfdfeff));
         }
         let field = self.ground(0.64, 0.016, 10.0);
@@ -428,7 +519,12 @@ impl<'a> Set<'a> {
                 let low = top + size * 0.42;
                 let tree = self.polygon(&[(x - wide, low), (x, top), (x + wide, low)]);
                 self.area(&tree, hex(0x2f6a66));
-                let white = self.polygon(&[(x - wide * 0.55, top + size * 0.23), (x, top), (x + wide * 0.55, top + size * 0.23), (x, top + size * 0.16)]);
+                let white = self.polygon(&[
+                    (x - wide * 0.55, top + size * 0.23),
+                    (x, top),
+                    (x + wide * 0.55, top + size * 0.23),
+                    (x, top + size * 0.16),
+                ]);
                 self.area(&white, hex(0xf4faff));
             }
         }
@@ -449,9 +545,18 @@ impl<'a> Set<'a> {
         ] {
             for k in 0..count {
                 let x = (k as f32 + 0.5 + self.random.swing(0.3)) / count as f32;
-                let x = if layer == 2 { [0.03, 0.20, 0.82, 0.99][k] + self.random.swing(0.03) } else { x };
+                let x = if layer == 2 {
+                    [0.03, 0.20, 0.82, 0.99][k] + self.random.swing(0.03)
+                } else {
+                    x
+                };
                 let w = wide * self.random.range(0.8, 1.2);
-                let trunk = self.polygon(&[(x - w * 0.42, -0.4), (x + w * 0.42, -0.4), (x + w * 0.6, 1.3), (x - w * 0.6, 1.3)]);
+                let trunk = self.polygon(&[
+                    (x - w * 0.42, -0.4),
+                    (x + w * 0.42, -0.4),
+                    (x + w * 0.6, 1.3),
+                    (x - w * 0.6, 1.3),
+                ]);
                 self.area(&trunk, color);
                 if layer == 2 {
                     let bark = self.rect(x - w * 0.36, -0.4, x - w * 0.12, 1.3);
@@ -462,13 +567,26 @@ impl<'a> Set<'a> {
                 for _ in 0..6 {
                     let (x, y) = (self.random.range(-0.1, 1.1), self.random.range(-0.1, 0.16));
                     let leaves = self.blob(x, y, 0.15, 0.09);
-                    self.glaze(&leaves, if layer == 0 { hex(0x7fb862) } else { hex(0x3f7a46) }, 0.9);
+                    self.glaze(
+                        &leaves,
+                        if layer == 0 {
+                            hex(0x7fb862)
+                        } else {
+                            hex(0x3f7a46)
+                        },
+                        0.9,
+                    );
                 }
             }
         }
         for k in 0..4 {
             let x = 0.12 + 0.26 * k as f32 + self.random.swing(0.05);
-            let shaft = self.polygon(&[(x, -0.3), (x + 0.09, -0.3), (x - 0.16, 1.1), (x - 0.34, 1.1)]);
+            let shaft = self.polygon(&[
+                (x, -0.3),
+                (x + 0.09, -0.3),
+                (x - 0.16, 1.1),
+                (x - 0.34, 1.1),
+            ]);
             self.glaze(&shaft, hex(0xf6f3b0), 0.20);
         }
         let floor = self.ground(0.80, 0.02, 0.0);
@@ -476,14 +594,22 @@ impl<'a> Set<'a> {
         for k in 0..9 {
             let x = 0.02 + 0.12 * k as f32 + self.random.swing(0.03);
             for lean in [-0.07, 0.0, 0.07] {
-                let leaf = self.shape(&[(x, 0.92), (x + lean * 0.5, 0.80), (x + lean, 0.74 + lean.abs() * 0.6)]);
-                self.area(&Path::brush(&leaf, |t| 0.026 * (1.0 - t) + 0.004), hex(0x79b04c));
+                let leaf = self.shape(&[
+                    (x, 0.92),
+                    (x + lean * 0.5, 0.80),
+                    (x + lean, 0.74 + lean.abs() * 0.6),
+                ]);
+                self.area(
+                    &Path::brush(&leaf, |t| 0.026 * (1.0 - t) + 0.004),
+                    hex(0x79b04c),
+                );
             }
         }
     }
 
     fn office(&mut self) {
-        self.canvas.fill_all(|p, _| (hex(0xdcdde2).mix(hex(0xc4c6d0), p.y), 1.0));
+        self.canvas
+            .fill_all(|p, _| (hex(0xdcdde2).mix(hex(0xc4c6d0), p.y), 1.0));
         let pane = self.rect(-0.02, -0.3, 0.70, 0.62);
         self.shaded(&pane, 0.0, 0.6, [hex(0x86b9e6), hex(0xdcebf6)]);
         let mut x = -0.02;
@@ -525,16 +651,30 @@ impl<'a> Set<'a> {
         self.area(&foot, hex(0x2b2e38));
         let pot = self.polygon(&[(0.84, 0.70), (0.98, 0.70), (0.96, 0.81), (0.86, 0.81)]);
         self.area(&pot, hex(0xf0ede6));
-        for (dx, dy) in [(-0.10, -0.14), (-0.04, -0.22), (0.03, -0.24), (0.09, -0.15), (0.0, -0.14)] {
-            let leaf = self.shape(&[(0.91, 0.70), (0.91 + dx * 0.4, 0.70 + dy * 0.7), (0.91 + dx, 0.70 + dy)]);
-            self.area(&Path::brush(&leaf, |t| 0.040 * (1.0 - t) + 0.01), hex(0x4b9a5a));
+        for (dx, dy) in [
+            (-0.10, -0.14),
+            (-0.04, -0.22),
+            (0.03, -0.24),
+            (0.09, -0.15),
+            (0.0, -0.14),
+        ] {
+            let leaf = self.shape(&[
+                (0.91, 0.70),
+                (0.91 + dx * 0.4, 0.70 + dy * 0.7),
+                (0.91 + dx, 0.70 + dy),
+            ]);
+            self.area(
+                &Path::brush(&leaf, |t| 0.040 * (1.0 - t) + 0.01),
+                hex(0x4b9a5a),
+            );
         }
         self.lamps.push((self.at(0.07, 0.675), 0.07, hex(0x7fd6ee)));
     }
 
     fn cafe(&mut self) {
         let brick = hex(0xb06a4c);
-        self.canvas.fill_all(|p, _| (brick * lerp(1.0, 0.8, p.y), 1.0));
+        self.canvas
+            .fill_all(|p, _| (brick * lerp(1.0, 0.8, p.y), 1.0));
         let mut row = 0;
         let mut y = -0.25;
         while y < 1.2 {
@@ -566,7 +706,10 @@ impl<'a> Set<'a> {
         }
         let shelf = self.rect(-0.2, 0.46, 0.30, 0.485);
         self.area(&shelf, hex(0x5d3a22));
-        for (k, color) in [hex(0xf4efe4), hex(0x4f9a9a), hex(0xf4efe4), hex(0xe3a23f)].into_iter().enumerate() {
+        for (k, color) in [hex(0xf4efe4), hex(0x4f9a9a), hex(0xf4efe4), hex(0xe3a23f)]
+            .into_iter()
+            .enumerate()
+        {
             let x = 0.0 + 0.075 * k as f32;
             let cup = self.rect(x, 0.39, x + 0.055, 0.46);
             self.area(&cup, color);
@@ -580,16 +723,23 @@ impl<'a> Set<'a> {
             let x = x + self.random.swing(0.02);
             let cord = self.rect(x - 0.004, -0.5, x + 0.004, y - 0.04);
             self.area(&cord, hex(0x2a1d18));
-            let shade = self.polygon(&[(x - 0.022, y - 0.05), (x + 0.022, y - 0.05), (x + 0.080, y + 0.028), (x - 0.080, y + 0.028)]);
+            let shade = self.polygon(&[
+                (x - 0.022, y - 0.05),
+                (x + 0.022, y - 0.05),
+                (x + 0.080, y + 0.028),
+                (x - 0.080, y + 0.028),
+            ]);
             self.area(&shade, hex(0x23302f));
             let bulb = self.blob(x, y + 0.035, 0.035, 0.026);
             self.area(&bulb, hex(0xffe9a8));
-            self.lamps.push((self.at(x, y + 0.040), 0.085, hex(0xffc45e)));
+            self.lamps
+                .push((self.at(x, y + 0.040), 0.085, hex(0xffc45e)));
         }
     }
 
     fn train(&mut self) {
-        self.canvas.fill_all(|p, _| (hex(0xe9e2d2).mix(hex(0xcfc5b2), p.y), 1.0));
+        self.canvas
+            .fill_all(|p, _| (hex(0xe9e2d2).mix(hex(0xcfc5b2), p.y), 1.0));
         let rounded = |set: &Self, x0: f32, y0: f32, x1: f32, y1: f32, r: f32| {
             Path::polygon(&set.shape(&[
                 (x0 + r, y0),
@@ -617,21 +767,28 @@ impl<'a> Set<'a> {
                 (sky, 1.0)
             });
             let far = self.ground(0.40, 0.03, 40.0);
-            self.canvas.fill_in(&far, &view, |_, _| (hex(0x8fb8a8), 1.0));
+            self.canvas.fill_in(&far, &view, tint(hex(0x8fb8a8), 1.0));
             let hill = self.ground(0.46, 0.025, 170.0);
-            self.canvas.fill_in(&hill, &view, |_, _| (hex(0x9fcf63), 1.0));
+            self.canvas.fill_in(&hill, &view, tint(hex(0x9fcf63), 1.0));
             let field = self.ground(0.53, 0.012, 80.0);
-            self.canvas.fill_in(&field, &view, |_, _| (hex(0xe8cf62), 1.0));
+            self.canvas.fill_in(&field, &view, tint(hex(0xe8cf62), 1.0));
             let near = self.ground(0.59, 0.0, 0.0);
-            self.canvas.fill_in(&near, &view, |_, _| (hex(0x5f9f4a), 1.0));
+            self.canvas.fill_in(&near, &view, tint(hex(0x5f9f4a), 1.0));
             // What rushes past is streaks.
             for _ in 0..5 {
                 let (x, y) = (self.random.range(x0, x1), self.random.range(0.46, 0.63));
                 let streak = self.rect(x, y, x + 0.25, y + 0.010);
-                self.canvas.fill_in(&streak, &view, |_, _| (hex(0xf6f3d0), 0.4));
+                self.canvas
+                    .fill_in(&streak, &view, tint(hex(0xf6f3d0), 0.4));
             }
-            let gleam = self.polygon(&[(x0 + 0.18, 0.1), (x0 + 0.30, 0.1), (x0 + 0.10, 0.66), (x0 - 0.02, 0.66)]);
-            self.canvas.fill_in(&gleam, &view, |_, _| (hex(0xffffff), 0.22));
+            let gleam = self.polygon(&[
+                (x0 + 0.18, 0.1),
+                (x0 + 0.30, 0.1),
+                (x0 + 0.10, 0.66),
+                (x0 - 0.02, 0.66),
+            ]);
+            self.canvas
+                .fill_in(&gleam, &view, tint(hex(0xffffff), 0.22));
         }
         let rack = self.rect(-0.3, -0.02, 1.3, 0.025);
         self.area(&rack, hex(0x98a2ae));
@@ -668,7 +825,12 @@ impl<'a> Set<'a> {
         let cap = self.blob(x, 0.36, 0.030, 0.03);
         self.area(&cap, green);
         for (side, y) in [(1.0, 0.58), (-1.0, 0.52)] {
-            let arm = self.shape(&[(x, y), (x + side * 0.07, y), (x + side * 0.085, y - 0.05), (x + side * 0.085, y - 0.14)]);
+            let arm = self.shape(&[
+                (x, y),
+                (x + side * 0.07, y),
+                (x + side * 0.085, y - 0.05),
+                (x + side * 0.085, y - 0.14),
+            ]);
             self.area(&Path::brush(&arm, |_| 0.040), green);
             let tip = self.blob(x + side * 0.085, y - 0.14, 0.020, 0.02);
             self.area(&tip, green);
@@ -697,7 +859,12 @@ impl<'a> Set<'a> {
             self.shaded(&cloth, -0.05, 0.13, [hex(0xb3212f), hex(0x7d1422)]);
         }
         for (x, to) in [(0.0, 0.42), (1.0, 0.58)] {
-            let beam = self.polygon(&[(x - 0.03, -0.2), (x + 0.03, -0.2), (to + 0.26, 1.1), (to - 0.26, 1.1)]);
+            let beam = self.polygon(&[
+                (x - 0.03, -0.2),
+                (x + 0.03, -0.2),
+                (to + 0.26, 1.1),
+                (to - 0.26, 1.1),
+            ]);
             self.glaze(&beam, hex(0xfff3cf), 0.16);
         }
     }

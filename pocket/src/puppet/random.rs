@@ -8,9 +8,11 @@ impl Random {
     /// The stream of a seed for a purpose.
     pub fn new(seed: u64, purpose: &str) -> Self {
         // FNV-1a of the purpose.
-        let name = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let name = purpose
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         let mut random = Self(seed ^ name.rotate_left(17));
         random.0 = random.next() ^ name;
         random

@@ -78,7 +78,10 @@ impl<'a> Scene<'a> {
             Angle::Below => -0.02,
             _ => 0.0,
         };
-        let origin = vec2(0.5 + random.swing(0.025), 0.465 + drop + random.swing(0.018));
+        let origin = vec2(
+            0.5 + random.swing(0.025),
+            0.465 + drop + random.swing(0.018),
+        );
         // A turned head in the middle of the picture.
         let origin = origin - vec2(0.035 * super::geometry::sin_cos(yaw).0, 0.0);
         let head = View::new(yaw, pitch, roll, origin, scale, distance);
@@ -161,7 +164,13 @@ fn skull(character: &Character) -> Surface {
         at(0.02, 0.14, 0.985, 0.615, 0.96),
         at(0.26, 0.16, 0.955 + 0.02 * jaw, 0.61, 0.87),
         at(0.50, 0.20, 0.865 + 0.05 * jaw, 0.575, 0.68),
-        at(0.72, 0.27, 0.70 + 0.10 * jaw + 0.015 * face.chin, 0.475, 0.50),
+        at(
+            0.72,
+            0.27,
+            0.70 + 0.10 * jaw + 0.015 * face.chin,
+            0.475,
+            0.50,
+        ),
         at(0.88, 0.35, 0.49 + 0.10 * jaw + 0.06 * face.chin, 0.41, 0.36),
         at(0.97, 0.44, 0.27 + 0.06 * jaw + 0.07 * face.chin, 0.28, 0.24),
         at(1.0, 0.46, 0.0, 0.0, 0.0),

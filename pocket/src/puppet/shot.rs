@@ -170,6 +170,14 @@ impl Place {
         Self::Stage,
     ];
 
+    /// Whether it lies under the sky.
+    pub fn is_outdoors(self) -> bool {
+        matches!(
+            self,
+            Self::Park | Self::Beach | Self::Street | Self::Snow | Self::Forest | Self::Desert
+        )
+    }
+
     /// Whether it is a studio's backdrop.
     pub fn is_plain(self) -> bool {
         Self::PLAIN.contains(&self)

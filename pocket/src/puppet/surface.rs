@@ -215,7 +215,12 @@ impl Surface {
         // Where one side of a ring turns away; nothing where all of the ring is seen, or none of it.
         let edge = |section: &Section, slope: &Section, side: usize| {
             // From the back to the front, so that a dent in front does no harm.
-            let mut after = turned(section, slope, fan[fan.len() - 1][side].0, fan[fan.len() - 1][side].1);
+            let mut after = turned(
+                section,
+                slope,
+                fan[fan.len() - 1][side].0,
+                fan[fan.len() - 1][side].1,
+            );
             if after > 0.0 {
                 return None;
             }
@@ -315,8 +320,7 @@ fn normal(section: &Section, slope: &Section, sin: f32, cos: f32) -> Vec3 {
     };
     vec3(
         depth * sin * slope.y,
-        -depth * sin * slope.width * sin
-            - section.width * cos * (slope.z + depth_slope * cos),
+        -depth * sin * slope.width * sin - section.width * cos * (slope.z + depth_slope * cos),
         section.width * cos * slope.y,
     )
 }
