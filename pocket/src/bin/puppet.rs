@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use image::{GenericImage, ImageFormat, RgbImage};
 use samecast_pocket::puppet::{
-    Character, Easel, Folder, SIZES, Shot, TRAINING, caption, read, shots, vocabulary,
+    Character, Easel, Folder, Shot, TRAINING, caption, read, shots, vocabulary,
 };
 
 /// Draws cartoon portraits of characters, each from its number.
@@ -318,6 +318,6 @@ mod tests {
 
     #[test]
     fn the_sizes_are_those_that_can_be_drawn() {
-        assert_eq!(SIZES, 64..=512);
+        assert_eq!(samecast_pocket::puppet::SIZES, 64..=512);
     }
 }

@@ -45,8 +45,8 @@ impl Body {
             ring(1.55, -0.18, thick * 1.9, thick * 1.2),
         ]);
         let trunk = Surface::through(&[
-            ring(1.08, -0.17, 0.38 * broad, 0.36),
-            ring(1.18, -0.17, 0.56 * broad, 0.40),
+            ring(1.10, -0.17, 0.30 * broad, 0.30),
+            ring(1.19, -0.17, 0.54 * broad, 0.38),
             ring(1.30, -0.16, 0.86 * broad, 0.44),
             ring(1.46, -0.15, 1.10 * broad, 0.48),
             ring(1.72, -0.14, 1.24 * broad, 0.53),

@@ -53,13 +53,6 @@ impl Path {
         self
     }
 
-    pub fn quad_to(mut self, control: Vec2, p: Vec2) -> Self {
-        let (control, point) = (self.point(control), self.point(p));
-        self.commands.push(Command::QuadTo(control, point));
-        self.at = p;
-        self
-    }
-
     pub fn cubic_to(mut self, c1: Vec2, c2: Vec2, p: Vec2) -> Self {
         let (c1, c2, point) = (self.point(c1), self.point(c2), self.point(p));
         self.commands.push(Command::CurveTo(c1, c2, point));
@@ -139,10 +132,6 @@ impl Path {
 
     pub fn circle(center: Vec2, radius: f32) -> Self {
         Self::ellipse(center, vec2(radius, radius), 0.0)
-    }
-
-    pub fn rect(low: Vec2, high: Vec2) -> Self {
-        Self::polygon(&[low, vec2(high.x, low.y), high, vec2(low.x, high.y)])
     }
 
     /// A brush line along the curve through `points`; `width` gives its whole width at 0 (the start) to 1 (the end).
@@ -234,20 +223,6 @@ impl Mask {
             let [l0, t0, r0, b0] = self.bounds;
             [l0.min(l), t0.min(t), r0.max(r), b0.max(b)]
         };
-    }
-
-    /// Left, top, right and bottom in picture units, of what is covered by half at least.
-    pub fn extent(&self) -> Option<[f32; 4]> {
-        let mut found: Option<[usize; 4]> = None;
-        for y in self.bounds[1]..self.bounds[3] {
-            for x in self.bounds[0]..self.bounds[2] {
-                if self.coverage[y * self.size + x] > 127 {
-                    let [l, t, r, b] = found.unwrap_or([x, y, x, y]);
-                    found = Some([l.min(x), t.min(y), r.max(x + 1), b.max(y + 1)]);
-                }
-            }
-        }
-        found.map(|edges| edges.map(|edge| edge as f32 / self.size as f32))
     }
 }
 

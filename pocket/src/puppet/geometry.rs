@@ -43,9 +43,6 @@ impl Vec2 {
     pub fn turned(self) -> Self {
         vec2(-self.y, self.x)
     }
-    pub fn dot(self, other: Self) -> f32 {
-        self.x * other.x + self.y * other.y
-    }
     pub fn mix(self, other: Self, share: f32) -> Self {
         self + (other - self) * share
     }
@@ -65,9 +62,6 @@ impl Vec3 {
         } else {
             vec3(0.0, 0.0, 1.0)
         }
-    }
-    pub fn mix(self, other: Self, share: f32) -> Self {
-        self + (other - self) * share
     }
 }
 

@@ -148,7 +148,7 @@ fn skull(character: &Character) -> Surface {
     let face = character.face;
     let man = if character.sex == Sex::Man { 1.0 } else { 0.0 };
     let wide = 0.745 * (1.0 + 0.075 * face.width);
-    let jaw = face.jaw + 0.55 * man - 0.35;
+    let jaw = face.jaw + 0.70 * man - 0.45;
     let long = 1.0 + 0.06 * face.length + 0.02 * man;
     // Below the eyes, length counts; above, all heads are alike.
     let y = |y: f32| if y > 0.0 { y * long } else { y };

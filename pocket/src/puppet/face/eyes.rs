@@ -60,7 +60,7 @@ pub(super) fn eye(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
         };
         v * lids.open + drop * (0.45 + 0.55 * (1.0 - u.abs()))
     };
-    let lower_v = |v: f32| v * (1.0 - lids.lower) * lids.open.max(1.0).min(1.12);
+    let lower_v = |v: f32| v * (1.0 - lids.lower) * lids.open.clamp(1.0, 1.12);
     let inner = at(-1.0, 0.30);
     let outer = at(1.0, 0.02);
     let upper = [

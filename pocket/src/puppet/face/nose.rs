@@ -42,7 +42,11 @@ fn nose_tip(scene: &Scene<'_>) -> f32 {
 }
 
 fn nose_half(scene: &Scene<'_>) -> f32 {
-    0.125 + 0.032 * scene.character.nose.width
+    let base = match scene.character.sex {
+        Sex::Woman => 0.112,
+        Sex::Man => 0.130,
+    };
+    base + 0.032 * scene.character.nose.width
 }
 
 /// The nose as it stands out of the face, turned to a side.

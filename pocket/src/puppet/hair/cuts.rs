@@ -94,12 +94,7 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
         };
         [side(-1.0), points, side(1.0)].concat()
     };
-    let ball = |p: Vec3, radius: f32| Lock {
-        line: vec![p],
-        radii: [radius; 3],
-        braided: false,
-        band: true,
-    };
+    let knot = |center: Vec3, radius: f32| Lock::Knot { center, radius };
     let mut locks = vec![];
     let mut crest = false;
     let masses = match hair.cut {
@@ -195,7 +190,7 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
             )
         }],
         Cut::Ponytail => {
-            locks.push(Lock {
+            locks.push(Lock::Tail {
                 line: vec![
                     vec3(0.0, -0.78, -0.78),
                     vec3(0.0, -0.95, -1.22),
@@ -204,7 +199,6 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
                     vec3(side * 0.10, 1.15, -1.25),
                 ],
                 radii: [0.13, 0.27 + full, 0.03],
-                braided: false,
                 band: true,
             });
             vec![Mass {
@@ -218,7 +212,7 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
         }
         Cut::Twintails => {
             for side in [-1.0, 1.0] {
-                locks.push(Lock {
+                locks.push(Lock::Tail {
                     line: vec![
                         vec3(side * 0.70, -0.52, -0.25),
                         vec3(side * 1.16, -0.42, -0.34),
@@ -227,7 +221,6 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
                         vec3(side * 1.24, 1.5, -0.18),
                     ],
                     radii: [0.11, 0.25 + full, 0.03],
-                    braided: false,
                     band: true,
                 });
             }
@@ -248,7 +241,7 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
             }]
         }
         Cut::Bun => {
-            locks.push(ball(vec3(0.0, -1.26, -0.22), 0.36 + full));
+            locks.push(knot(vec3(0.0, -1.26, -0.22), 0.36 + full));
             vec![Mass {
                 strands: combed(-0.66),
                 ..mass(
@@ -260,7 +253,7 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
         }
         Cut::SpaceBuns => {
             for side in [-1.0, 1.0] {
-                locks.push(ball(vec3(side * 0.64, -1.02, -0.12), 0.31 + full));
+                locks.push(knot(vec3(side * 0.64, -1.02, -0.12), 0.31 + full));
             }
             let points = mirrored(&[
                 at(0.0, -0.60),
@@ -279,7 +272,7 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
             }]
         }
         Cut::Braid => {
-            locks.push(Lock {
+            locks.push(Lock::Braid {
                 line: vec![
                     vec3(side * 0.62, 0.62, -0.50),
                     vec3(side * 0.86, 0.98, -0.22),
@@ -288,8 +281,6 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
                     vec3(side * 0.64, 2.10, 0.44),
                 ],
                 radii: [0.17, 0.20, 0.10],
-                braided: true,
-                band: false,
             });
             vec![Mass {
                 strands: parted(-30.0 * side, -0.95, 0.2),
@@ -373,13 +364,27 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
                 )
             }]
         }
-        Cut::Quiff => vec![
-            shaved(0.55),
-            Mass {
-                strands: combed(-0.64),
-                ..mass(quiff(skull, 0.40 + full), top_only(-0.66, -0.56), None)
-            },
-        ],
+        Cut::Quiff => {
+            // A wave that rolls over the forehead to one side.
+            locks.push(Lock::Tail {
+                line: vec![
+                    vec3(side * -0.50, -0.66, 0.44),
+                    vec3(side * -0.30, -0.98, 0.62),
+                    vec3(side * 0.10, -1.16, 0.66),
+                    vec3(side * 0.46, -1.02, 0.56),
+                    vec3(side * 0.62, -0.74, 0.36),
+                ],
+                radii: [0.10, 0.27 + full, 0.05],
+                band: false,
+            });
+            vec![
+                shaved(0.55),
+                Mass {
+                    strands: combed(-0.64),
+                    ..mass(quiff(skull, 0.16 + full), top_only(-0.62, -0.52), None)
+                },
+            ]
+        }
         Cut::Curtains => vec![Mass {
             strands: parted(0.0, -0.98, 0.2),
             ..mass(
@@ -429,7 +434,7 @@ pub(super) fn hair(scene: &Scene<'_>) -> Hair {
             vec![shaved(0.42)]
         }
         Cut::TopKnot => {
-            locks.push(ball(vec3(0.0, -1.14, -0.46), 0.27 + full));
+            locks.push(knot(vec3(0.0, -1.14, -0.46), 0.27 + full));
             vec![
                 shaved(0.50),
                 Mass {
