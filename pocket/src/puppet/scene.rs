@@ -58,8 +58,8 @@ impl<'a> Scene<'a> {
             Angle::Front => (0.0, 0.0, 6.5),
             Angle::ThreeQuarterLeft => (-31.0, 1.0, 6.5),
             Angle::ThreeQuarterRight => (31.0, 1.0, 6.5),
-            Angle::ProfileLeft => (-84.0, 0.0, 6.5),
-            Angle::ProfileRight => (84.0, 0.0, 6.5),
+            Angle::ProfileLeft => (-74.0, 0.0, 6.5),
+            Angle::ProfileRight => (74.0, 0.0, 6.5),
             Angle::Above => (0.0, 31.0, 4.2),
             Angle::Below => (0.0, -27.0, 4.2),
         };

@@ -1,6 +1,7 @@
 use super::super::canvas::{Canvas, Path};
 use super::super::color::hex;
 use super::super::geometry::{lerp, smoothstep};
+use super::super::paint::faint;
 use super::super::scene::Scene;
 use super::super::shot::{Expression, Sex};
 use super::{eye_shown, eye_spacing, line};
@@ -16,7 +17,7 @@ pub(super) fn brow(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
     let (inner, middle, outer, near) = match scene.shot.expression {
         Expression::Neutral => (0.0, 0.0, 0.0, 0.0),
         Expression::Smile => (-0.03, -0.05, -0.01, 0.0),
-        Expression::Angry => (0.15, 0.04, -0.07, 0.06),
+        Expression::Angry => (0.17, 0.05, -0.09, 0.06),
         Expression::Surprised => (-0.13, -0.19, -0.12, 0.0),
         Expression::Sad => (-0.15, -0.02, 0.07, 0.03),
     };
@@ -46,4 +47,12 @@ pub(super) fn brow(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
     };
     let width = |t: f32| thick * lerp(1.0, 0.28, t * t) * smoothstep(-0.35, 0.18, t);
     canvas.fill(&Path::brush(&points, width), line(scene, color));
+    if scene.shot.expression == Expression::Angry {
+        let frown = [
+            scene.raised(side * 0.085, base + 0.02, 0.02),
+            scene.raised(side * 0.060, base + 0.17, 0.02),
+        ];
+        let ink = line(scene, character.skin.line());
+        canvas.fill(&Path::stroke(&frown, 0.009), faint(&ink, 0.7));
+    }
 }

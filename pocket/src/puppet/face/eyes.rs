@@ -4,7 +4,7 @@ use super::super::geometry::{Vec2, lerp, sin_cos, smoothstep, vec2, vec3};
 use super::super::paint::{faint, tint};
 use super::super::scene::Scene;
 use super::super::shot::{Expression, Lighting, Sex};
-use super::{EYES, eye_shown, eye_spacing, line};
+use super::{EYES, eye_shown, eye_spacing, line, sideways};
 
 /// What an expression does to an eye.
 struct Lids {
@@ -193,7 +193,14 @@ pub(super) fn eye(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
         at(0.95, upper_v(0.95, -0.62)),
     ];
     canvas.fill(&Path::stroke(&crease, 0.0065), faint(&skin_line, 0.5));
-    if scene.shot.expression == Expression::Sad && side == scene.light.side {
+    // From the side, the tear is on the cheek that is seen.
+    let aside = sideways(scene);
+    let weeps = if aside.abs() > 0.3 {
+        -aside.signum()
+    } else {
+        light.side
+    };
+    if scene.shot.expression == Expression::Sad && side == weeps {
         let from = at(0.25, lower_v(0.95));
         let to = at(0.35, 2.35);
         let along = (to - from) * 0.5;

@@ -18,13 +18,12 @@ pub(super) fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
     let wide = 0.205 * (1.0 + 0.16 * mouth.width);
     let full = (1.0 + 0.38 * mouth.fullness) * if woman { 1.12 } else { 0.85 };
     let y0 = mouth_y(scene);
-    // The lips curve around the teeth.
+    // The lips curve around the teeth, which is seen from the side alone.
+    let aside = sideways(scene).abs();
+    let back = 0.26 * aside * aside * aside;
     let at = |x: f32, y: f32| {
-        scene.raised(
-            x * wide,
-            y0 + y,
-            0.05 - 0.20 * x * x * sideways(scene).abs(),
-        )
+        let lift = 0.05 - back * (0.7 * x.abs() + 0.3 * x * x);
+        scene.raised(x * wide, y0 + y, lift)
     };
     let lip = if woman {
         mouth.color
@@ -111,8 +110,8 @@ pub(super) fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
                     .collect();
                 Path::loop_through(&points)
             };
-            canvas.fill(&ring(0.66, -0.13 - 0.02 * full, 0.15 + 0.03 * full), &lips);
-            let mask = canvas.mask(&ring(0.48, -0.105, 0.125));
+            canvas.fill(&ring(0.72, -0.13 - 0.02 * full, 0.17 + 0.03 * full), &lips);
+            let mask = canvas.mask(&ring(0.55, -0.105, 0.145));
             canvas.fill_mask(&mask, &dark);
             canvas.fill_in(
                 &Path::ellipse(at(0.0, 0.18), vec2(0.022, 0.014), 0.0),
@@ -127,10 +126,54 @@ pub(super) fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
             ]);
             canvas.fill_in(&row, &mask, &teeth);
         }
+        Expression::Angry => {
+            // Teeth clenched, corners down.
+            let corners = [at(1.02, 0.075), at(-1.02, 0.075)];
+            let ring = |out: f32| {
+                Path::default()
+                    .move_to(corners[0])
+                    .through(&[
+                        at(0.80, -0.015 - out),
+                        at(0.0, -0.060 - out),
+                        at(-0.80, -0.015 - out),
+                        corners[1],
+                    ])
+                    .through(&[
+                        at(-0.84, 0.125 + out),
+                        at(0.0, 0.088 + 1.2 * out),
+                        at(0.84, 0.125 + out),
+                        corners[0],
+                    ])
+                    .close()
+            };
+            canvas.fill(&ring(0.040 * full), &lips);
+            canvas.fill(&ring(0.012), &ink);
+            let mask = canvas.mask(&ring(-0.012));
+            canvas.fill_mask(&mask, &teeth);
+            let bite = [
+                at(1.0, 0.070),
+                at(0.5, 0.030),
+                at(0.0, 0.016),
+                at(-0.5, 0.030),
+                at(-1.0, 0.070),
+            ];
+            canvas.fill_in(&Path::brush(&bite, |_| 0.0065), &mask, &ink);
+            for x in [-0.55, -0.18, 0.18, 0.55] {
+                let gap = [at(x, -0.08), at(x, 0.14)];
+                canvas.fill_in(&Path::brush(&gap, |_| 0.0045), &mask, faint(&ink, 0.45));
+            }
+            for side in [-1.0, 1.0] {
+                let crease = [
+                    at(side * 1.05, -0.12),
+                    at(side * 1.32, -0.01),
+                    at(side * 1.34, 0.11),
+                ];
+                canvas.fill(&Path::stroke(&crease, 0.007), faint(&ink, 0.55));
+            }
+        }
         expression => {
             // Closed lips: how low the corners are, how low the middle, and how wide it is.
             let (corner, middle, stretch) = match expression {
-                Expression::Angry => (0.055, -0.022, 0.92),
                 Expression::Sad => (0.070, -0.020, 0.84),
                 _ => (-0.006, 0.012, 1.0),
             };
@@ -142,12 +185,7 @@ pub(super) fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
                 p(-0.5, lerp(corner, middle, 0.72)),
                 corners[1],
             ];
-            let thin = if expression == Expression::Angry {
-                0.6
-            } else {
-                1.0
-            };
-            let up = 0.055 * full * thin;
+            let up = 0.055 * full;
             let top = [
                 p(-0.55, lerp(corner, middle, 0.7) - up * 0.72),
                 p(-0.18, middle - up),
@@ -156,7 +194,7 @@ pub(super) fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
                 p(0.55, lerp(corner, middle, 0.7) - up * 0.72),
                 corners[0],
             ];
-            let down = 0.088 * full * thin;
+            let down = 0.088 * full;
             let bottom = [
                 p(-0.5, lerp(corner, middle, 0.8) + down * 0.8),
                 p(0.0, middle + down),
