@@ -2,11 +2,14 @@
 
 use super::character::Character;
 use super::color::Color;
-use super::geometry::{Vec2, Vec3, View, vec2, vec3};
+use super::geometry::{Vec2, Vec3, View, sin_cos, vec2, vec3};
 use super::light::Light;
 use super::random::Random;
 use super::shot::{Angle, Sex, Shot};
 use super::surface::{Outline, Surface, section};
+
+/// Half a head's height in picture units, before the jitter.
+const SCALE: f32 = 0.245;
 
 /// One picture's figure.
 #[derive(Debug)]
@@ -18,10 +21,13 @@ pub(crate) struct Scene<'a> {
     pub head: View,
     /// How the trunk is seen; its origin is the head's, so that y is counted alike.
     pub body: View,
-    /// How far the face is turned to the picture's right and bowed, in degrees.
+    /// How far the face is turned to the picture's right, in degrees.
     pub yaw: f32,
+    /// How far it is bowed, in degrees.
     pub pitch: f32,
+    /// The head without hair, nose and ears.
     pub skull: Surface,
+    /// Its edge in the picture.
     pub outline: Outline,
     /// Where the eyes look, in head units.
     pub gaze: Vec2,
@@ -54,36 +60,34 @@ impl Ball {
 impl<'a> Scene<'a> {
     pub fn new(character: &'a Character, shot: &'a Shot) -> Self {
         let mut random = Random::new(shot.seed, "pose");
-        let (yaw, pitch, distance) = match shot.angle {
-            Angle::Front => (0.0, 0.0, 6.5),
-            Angle::ThreeQuarterLeft => (-31.0, 1.0, 6.5),
-            Angle::ThreeQuarterRight => (31.0, 1.0, 6.5),
-            Angle::ProfileLeft => (-74.0, 0.0, 6.5),
-            Angle::ProfileRight => (74.0, 0.0, 6.5),
-            Angle::Above => (0.0, 31.0, 4.2),
-            Angle::Below => (0.0, -27.0, 4.2),
+        // How far the head is turned and bowed, how far away the camera is, and how much the turn may vary.
+        let (yaw, pitch, distance, loose) = match shot.angle {
+            Angle::Front => (0.0, 0.0, 6.5, 5.0),
+            Angle::ThreeQuarterLeft => (-31.0, 1.0, 6.5, 4.0),
+            Angle::ThreeQuarterRight => (31.0, 1.0, 6.5, 4.0),
+            // Short of a right angle, so that a look can be read.
+            Angle::ProfileLeft => (-74.0, 0.0, 6.5, 4.0),
+            Angle::ProfileRight => (74.0, 0.0, 6.5, 4.0),
+            // Near, so that what is farther is smaller.
+            Angle::Above => (0.0, 31.0, 4.2, 12.0),
+            Angle::Below => (0.0, -27.0, 4.2, 12.0),
         };
-        let loose = match shot.angle {
-            Angle::Front => 5.0,
-            Angle::Above | Angle::Below => 12.0,
-            _ => 4.0,
-        };
-        let camera_pitch = pitch;
-        let yaw = yaw + random.swing(loose);
-        let pitch = pitch + random.swing(3.0);
-        let roll = random.swing(4.0);
-        let scale = 0.245 * random.range(0.95, 1.05);
         let drop = match shot.angle {
             Angle::Above => 0.02,
             Angle::Below => -0.02,
             _ => 0.0,
         };
+        let camera_pitch = pitch;
+        let yaw = yaw + random.swing(loose);
+        let pitch = pitch + random.swing(3.0);
+        let roll = random.swing(4.0);
+        let scale = SCALE * random.range(0.95, 1.05);
         let origin = vec2(
             0.5 + random.swing(0.025),
             0.465 + drop + random.swing(0.018),
         );
-        // A turned head in the middle of the picture.
-        let origin = origin - vec2(0.035 * super::geometry::sin_cos(yaw).0, 0.0);
+        // A turned head stays in the middle of the picture.
+        let origin = origin - vec2(0.035 * sin_cos(yaw).0, 0.0);
         let head = View::new(yaw, pitch, roll, origin, scale, distance);
         let body_yaw = yaw * 0.62 + random.swing(4.0);
         let body = View::new(body_yaw, camera_pitch * 0.8, 0.0, origin, scale, distance);
@@ -104,6 +108,11 @@ impl<'a> Scene<'a> {
             gaze,
             ball,
         }
+    }
+
+    /// How large the head is drawn; 1 is usual.
+    pub fn zoom(&self) -> f32 {
+        self.head.scale / SCALE
     }
 
     /// A point of the face, seen from the front at `x` and `y`, in the picture.

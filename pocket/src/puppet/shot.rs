@@ -66,9 +66,9 @@ values! {
     Angle {
         /// Straight at the viewer.
         Front,
-        /// The face turned by about 38° to the picture's left.
+        /// The face turned by about 30° to the picture's left.
         ThreeQuarterLeft,
-        /// The face turned by about 38° to the picture's right.
+        /// The face turned by about 30° to the picture's right.
         ThreeQuarterRight,
         /// The nose points to the picture's left.
         ProfileLeft,

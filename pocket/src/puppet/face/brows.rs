@@ -38,7 +38,7 @@ pub(super) fn brow(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
         at(0.35, -0.02 - arch - 0.3 * slant + middle),
         at(1.02, 0.050 - slant + outer),
     ];
-    let thick = (0.0175 + 0.0070 * brows.thickness + 0.0065 * man) * (scene.head.scale / 0.245);
+    let thick = (0.0175 + 0.0070 * brows.thickness + 0.0065 * man) * (scene.zoom());
     let hair = character.hair.color;
     let color = if hair.luma() > 0.6 {
         (hair * 0.62).mix(character.skin * 0.45, 0.35)

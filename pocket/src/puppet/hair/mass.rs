@@ -75,7 +75,7 @@ impl Mass {
     fn outline_points(&self, scene: &Scene<'_>) -> (Vec<Vec2>, Vec<Vec2>) {
         let outline = self.body.outline_of(&scene.head, self.open());
         let mut sides = [outline.left, outline.right];
-        let wave = self.wave * scene.head.scale / 0.245;
+        let wave = self.wave * scene.zoom();
         if wave > 0.0 {
             let top = scene.head.project(vec3(0.0, -0.4, 0.0)).y;
             for (k, side) in sides.iter_mut().enumerate() {
@@ -235,7 +235,7 @@ impl Mass {
         }
 
         // Its shadow on the face.
-        let scale = scene.head.scale / 0.245;
+        let scale = scene.zoom();
         if self.gloss > 0.0 {
             let by = vec2(-0.006 * scene.light.side, 0.022) * scale;
             let mut shadow = canvas.soften(&mask, by, 0.012);
