@@ -124,6 +124,10 @@ fn a_folder_that_is_not_empty_asks_for_force() {
     let file = dir.path().join("file");
     fs::write(&file, "mine").expect("a file");
     refused(&run(&format!("{draw} 1"), &file), &["a folder is expected"]);
+    refused(
+        &run(&format!("{draw} 1"), &file.join("mira")),
+        &["a folder is expected"],
+    );
 }
 
 #[test]
@@ -139,6 +143,10 @@ fn what_cannot_be_drawn_is_refused_before_anything_is_written() {
         ("draw --character -1", ["-1", "error"]),
         ("draw --shots 3", ["--character", "error"]),
         ("draw --character 7 --trigger a,b", ["a,b", "mychar001"]),
+        (
+            "draw --character 7 --trigger portrait",
+            ["portrait", "mychar001"],
+        ),
         ("draw --character 7 --seed many", ["--seed", "many"]),
         ("sheet --characters 0", ["--characters", "1..=64"]),
         ("sheet --shots 0", ["--shots", "1..=64"]),

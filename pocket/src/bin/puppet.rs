@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
 use image::{GenericImage, ImageFormat, RgbImage};
 use samecast_pocket::puppet::{
-    Character, Easel, Folder, Shot, TRAINING, caption, read, shots, vocabulary,
+    Character, Easel, Folder, Shot, TRAINING, caption, is_trigger, read, shots, vocabulary,
 };
 
 /// Draws cartoon portraits of characters, each from its number.
@@ -35,7 +35,8 @@ enum Command {
     Sheet(Sheet),
     /// The captions of a training folder without its pictures; or what a caption says
     #[command(
-        after_help = "Examples:\n  puppet caption --character 7 --shots 5\n  puppet caption --read \"a calm man wearing a red hoodie in a park, front view, natural light\"\n  puppet caption --vocabulary"
+        after_help = "Examples:\n  puppet caption --character 7 --shots 5\n  puppet caption --vocabulary\n  \
+            puppet caption --read \"a calm man wearing a red hoodie in a park, front view, natural light\""
     )]
     Caption(Caption),
     /// How many pictures a second one core draws
@@ -54,7 +55,7 @@ struct Draw {
     #[command(flatten)]
     look: Look,
     /// A word in front of each caption
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", value_parser = trigger)]
     trigger: Option<String>,
     /// Replace pictures that were drawn there before
     #[arg(long)]
@@ -106,7 +107,7 @@ struct Caption {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// A word in front of each caption
-    #[arg(long, value_name = "WORD")]
+    #[arg(long, value_name = "WORD", value_parser = trigger)]
     trigger: Option<String>,
     /// Say what this caption tells
     #[arg(long, value_name = "CAPTION", conflicts_with_all = ["character", "shots", "seed", "trigger", "vocabulary"])]
@@ -124,6 +125,16 @@ struct Speed {
     /// How many pictures to draw
     #[arg(long, default_value_t = 2000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pictures: u32,
+}
+
+/// A word that can be told from the caption behind it.
+fn trigger(word: &str) -> Result<String, &'static str> {
+    match is_trigger(word) {
+        true => Ok(word.into()),
+        false => Err(
+            "a word such as mychar001 is expected, without a comma, and none that captions are made of",
+        ),
+    }
 }
 
 /// Why the program ends early: the user's inputs (exit status 2), or the work (1).

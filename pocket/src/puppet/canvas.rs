@@ -312,7 +312,8 @@ impl Canvas {
         mask.bounds = bounds;
     }
 
-    /// Paints where the path is. `paint` is asked for each pixel's middle, and told what is there; it gives a colour and how much it covers.
+    /// Paints where the path is. `paint` is asked for each pixel's middle, and told what is there; it gives a colour and how much it
+    /// covers.
     pub fn fill(&mut self, path: &Path, paint: impl Fn(Vec2, Color) -> (Color, f32)) {
         if let Some(bounds) = self.cover(path) {
             let coverage = std::mem::take(&mut self.coverage);

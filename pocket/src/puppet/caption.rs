@@ -145,6 +145,12 @@ pub fn read(caption: &str) -> Result<Caption, CaptionError> {
     })
 }
 
+/// Whether a word (or several) in front of a caption can be told from the caption: it has no comma, does not span lines, and is not all
+/// of the caption language.
+pub fn is_trigger(word: &str) -> bool {
+    !word.trim().is_empty() && !word.contains([',', '\n', '\r']) && !word.split(' ').all(is_known)
+}
+
 /// Every word that a caption is made of, but for the trigger; sorted.
 pub fn vocabulary() -> Vec<&'static str> {
     let mut words: Vec<&'static str> = phrases().flat_map(|phrase| phrase.split(' ')).collect();

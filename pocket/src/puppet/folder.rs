@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage};
 use thiserror::Error;
 
-use super::{Character, Easel, Shot, caption};
+use super::{Character, Easel, Shot, caption, is_trigger};
 
 /// A training folder in kohya's layout: `001.png` with its caption in `001.txt`, and so on.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub enum FolderError {
     },
     /// The trigger cannot be told from the caption.
     #[error(
-        "the trigger `{trigger}` is empty, or has a comma or a line break in it; a word such as mychar001 is expected"
+        "the trigger `{trigger}` cannot be told from the caption behind it; a word such as mychar001 is expected"
     )]
     Trigger {
         /// The trigger.
@@ -106,7 +106,7 @@ impl Folder<'_> {
             self.shots.len()
         );
         if let Some(trigger) = self.trigger
-            && (trigger.trim().is_empty() || trigger.contains([',', '\n', '\r']))
+            && !is_trigger(trigger)
         {
             return Err(FolderError::Trigger {
                 trigger: trigger.into(),
@@ -169,13 +169,16 @@ impl Folder<'_> {
             what: "read",
             source,
         };
-        if !path.try_exists().map_err(failed)? {
-            return Ok(false);
-        }
-        if !path.is_dir() {
-            return Err(FolderError::NoFolder {
-                path: path.to_path_buf(),
-            });
+        // The nearest that exists, on the way up from the path.
+        let found = path.ancestors().find(|part| part.exists());
+        match found {
+            Some(file) if !file.is_dir() => {
+                return Err(FolderError::NoFolder {
+                    path: file.to_path_buf(),
+                });
+            }
+            Some(found) if found == path => {}
+            _ => return Ok(false),
         }
         for entry in fs::read_dir(path).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
@@ -213,4 +216,74 @@ fn encoded(picture: &RgbImage) -> Vec<u8> {
         .write_to(&mut bytes, ImageFormat::Png)
         .expect("a PNG in memory can be written");
     bytes.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shots;
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_stopped_leaves_everything_as_it_was() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let out = dir.path().join("mira");
+        let character = Character::from_seed(3);
+        let shots = shots(5, 0);
+        let folder = Folder {
+            character: &character,
+            shots: &shots,
+            size: 64,
+            trigger: None,
+            force: true,
+        };
+        let stop_at = |stop| {
+            move |done| match done == stop {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let names = |folder: &Path| fs::read_dir(folder).expect("a folder").count();
+        let error = folder.write(&out, stop_at(3)).expect_err("stopped");
+        assert!(
+            matches!(error, FolderError::Stopped { .. }) && !error.is_input(),
+            "{error}"
+        );
+        assert_eq!(names(dir.path()), 0);
+
+        folder.write(&out, stop_at(9)).expect("five pictures");
+        let before = fs::metadata(out.join("001.png"))
+            .expect("a picture")
+            .modified()
+            .expect("a time");
+        folder.write(&out, stop_at(4)).expect_err("stopped");
+        assert_eq!((names(dir.path()), names(&out)), (1, 10));
+        let after = fs::metadata(out.join("001.png"))
+            .expect("a picture")
+            .modified()
+            .expect("a time");
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn a_trigger_that_cannot_be_told_apart_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let character = Character::from_seed(3);
+        for trigger in ["", " ", "a, b", "a\nb", "a portrait"] {
+            let folder = Folder {
+                character: &character,
+                shots: &[],
+                size: 64,
+                trigger: Some(trigger),
+                force: false,
+            };
+            let error = folder
+                .write(&dir.path().join("mira"), |_| ControlFlow::Continue(()))
+                .expect_err("no trigger");
+            assert!(
+                error.is_input() && error.to_string().contains("mychar001"),
+                "{error}"
+            );
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0);
+    }
 }

@@ -52,7 +52,7 @@ use std::ops::RangeInclusive;
 
 use image::RgbImage;
 
-pub use caption::{Caption, CaptionError, caption, read, vocabulary};
+pub use caption::{Caption, CaptionError, caption, is_trigger, read, vocabulary};
 pub use character::{
     Beard, Brows, Character, Cut, Earrings, Eyes, Face, Glasses, HELD_OUT, Hair, Jewel, Lenses,
     Mole, Mouth, Nose, Scar, TRAINING,
