@@ -123,7 +123,7 @@ impl Easel {
         hair.behind(canvas, &scene);
         body.behind(canvas, &scene);
         body.before(canvas, &scene, &skull);
-        hair.crest(canvas, &scene);
+        hair.around(canvas, &scene);
         extras::ears(canvas, &scene, false);
         let head = face::head(canvas, &scene);
         face::outline(canvas, &scene);

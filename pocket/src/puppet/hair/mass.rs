@@ -63,6 +63,20 @@ impl Mass {
         });
     }
 
+    /// The inside of short hair above the forehead, which is seen from below.
+    pub fn inside(&self, canvas: &mut Canvas, scene: &Scene<'_>) {
+        if self.hangs.is_some() || self.gloss == 0.0 {
+            return;
+        }
+        let low = scene.head.project(vec3(0.0, -0.5, 0.0)).y;
+        let path = self.outline(scene, &self.ring(scene));
+        let mut mask = canvas.mask(&path);
+        let below = [(-0.6, low), (1.6, low), (1.6, 2.0), (-0.6, 2.0)].map(|(x, y)| vec2(x, y));
+        mask.subtract(&canvas.mask(&Path::polygon(&below)));
+        let dark = (self.color * 0.5).saturated(1.1);
+        canvas.fill_mask(&mask, lit(&scene.light, self.ball(scene), dark));
+    }
+
     /// Its head's part as a ball.
     fn ball(&self, scene: &Scene<'_>) -> Ball {
         let mut outline = self.body.outline_of(&scene.head, self.open());

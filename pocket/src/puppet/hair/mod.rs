@@ -46,7 +46,10 @@ impl Hair {
     }
 
     /// What stands behind the head, but before the neck.
-    pub fn crest(&self, canvas: &mut Canvas, scene: &Scene<'_>) {
+    pub fn around(&self, canvas: &mut Canvas, scene: &Scene<'_>) {
+        for mass in &self.masses {
+            mass.inside(canvas, scene);
+        }
         if self.crest {
             crest::behind(canvas, scene);
         }
