@@ -1,0 +1,5 @@
+//! A model small enough to carry along, and all that it takes to make it.
+//!
+//! So far it holds the [`puppet`]: cartoon portraits, drawn from a seed, with captions.
+
+pub mod puppet;
