@@ -16,6 +16,8 @@ use std::ops::{Add, Mul, Range, Sub};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::gemm::{Matrix, accumulate};
+use super::memory::{build, fill};
 use super::tile::{
     Buffer, STRIP, lanes, load, multiply_strip, store, vectors, vectors_mut, zero_tile,
 };
@@ -693,6 +695,64 @@ fn write_tiles<const OUT: usize>(
         }
         lane += here;
     }
+}
+
+/// The gradient of a 3×3 weight, `[out, in, 3, 3]`: of each of its nine places a product of the output's gradient with the input, moved.
+///
+/// Both are copied with a margin, so that a moved input is a slice: rows of `width + 2` cells, of which the gradient's last two are zero.
+pub(crate) fn weight_gradient(input: &[f32], grad: &[f32], shape: Shape) -> Vec<f32> {
+    let Shape {
+        batch,
+        channels_in,
+        channels_out,
+        height,
+        width,
+        ..
+    } = shape;
+    let wide = width + 2;
+    let (run, area) = (height * wide, (height + 2) * wide + 2);
+    let mut places = vec![0f32; 9 * channels_out * channels_in];
+    let mut pulls = vec![0f32; channels_out * run];
+    let mut cells = vec![0f32; channels_in * area];
+    for member in 0..batch {
+        let grad = &grad[member * channels_out * height * width..];
+        pulls
+            .par_chunks_exact_mut(run)
+            .zip(grad.par_chunks_exact(height * width))
+            .for_each(|(out, from)| {
+                for (out, from) in out.chunks_exact_mut(wide).zip(from.chunks_exact(width)) {
+                    out[..width].copy_from_slice(from);
+                }
+            });
+        cells
+            .par_chunks_exact_mut(area)
+            .enumerate()
+            .for_each(|(channel, out)| {
+                let plane = shape.plane(input, member * channels_in + channel);
+                for y in 0..height {
+                    let out = &mut out[(y + 1) * wide + 1..][..width];
+                    shape.copy(shape.line(plane, y), 0, out);
+                }
+            });
+        let pulls = Matrix::new(&pulls, channels_out, run);
+        places
+            .par_chunks_exact_mut(channels_out * channels_in)
+            .enumerate()
+            .for_each(|(place, out)| {
+                let moved = Matrix {
+                    data: &cells[place / 3 * wide + place % 3..],
+                    rows: channels_in,
+                    columns: run,
+                    strides: [area, 1],
+                };
+                accumulate(out, pulls, moved.transposed());
+            });
+    }
+    build(places.len(), 9, |index, out| {
+        fill(out, |place| {
+            places[place * channels_out * channels_in + index]
+        })
+    })
 }
 
 /// `[IN · IN][channels in][STRIP]` of the channels out of one strip, filled up with zeros.

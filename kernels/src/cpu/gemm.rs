@@ -177,6 +177,39 @@ pub(crate) fn multiply<'a>(
     unsafe { out.assume_init_mut() }
 }
 
+/// Adds `A · B` to rows one after the other, on the thread that calls.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub(crate) fn accumulate(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    let (rows, columns, inner) = (a.rows, b.columns, a.columns);
+    assert!(a.fits() && b.fits() && inner == b.rows && out.len() == rows * columns);
+    // SAFETY: `fits` made sure that both operands lie in their slices, and the output holds `rows · columns` floats, borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            out.as_mut_ptr(),
+            1,
+            columns as isize,
+            true,
+            a.data.as_ptr(),
+            a.strides[1] as isize,
+            a.strides[0] as isize,
+            b.data.as_ptr(),
+            b.strides[1] as isize,
+            b.strides[0] as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
 /// The sum of all rows.
 pub(crate) fn sum_rows(data: &[f32], columns: usize) -> Vec<f32> {
     const ROWS: usize = 256;

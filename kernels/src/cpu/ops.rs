@@ -4,7 +4,6 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
-use burn::backend::ops::{ConvOptions, ModuleOps};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, DispatchTensorKind, Flex, TensorMetadata, backend_extension,
@@ -552,15 +551,43 @@ fn convolve(
     tensor(values, Shape::new(shape))
 }
 
-/// Each cell doubled both ways.
-fn double(input: FlexTensor) -> FlexTensor {
-    let [batch, channels, height, width] = input.shape().dims();
-    let values = on_slices([input], |[x]| pointwise::double(x, width));
-    let shape = [batch, channels, 2 * height, 2 * width];
-    tensor(values, Shape::new(shape))
+/// The gradient of a convolution's weight.
+fn weight_gradient(
+    input: FlexTensor,
+    weight: &FlexTensor,
+    grad: FlexTensor,
+    doubled: bool,
+) -> FlexTensor {
+    let [batch, channels_out, height, width] = grad.shape().dims();
+    let channels_in = input.shape()[1];
+    let shape = convolution::Shape {
+        batch,
+        channels_in,
+        channels_out,
+        height,
+        width,
+        doubled,
+    };
+    let cells = height * width;
+    let values = on_slices([input, grad], |[x, grad]| {
+        if weight.shape()[2] == 3 {
+            return convolution::weight_gradient(x, grad, shape);
+        }
+        let mut values = vec![0.0; channels_out * channels_in];
+        for (x, grad) in x
+            .chunks_exact(channels_in * cells)
+            .zip(grad.chunks_exact(channels_out * cells))
+        {
+            let grad = Matrix::new(grad, channels_out, cells);
+            let x = Matrix::new(x, channels_in, cells);
+            gemm::accumulate(&mut values, grad, x.transposed());
+        }
+        values
+    });
+    tensor(values, weight.shape())
 }
 
-/// The sum of each cell's four: the transpose of [`double`].
+/// The sum of each cell's four: the transpose of doubling each cell.
 fn halve(input: FlexTensor) -> FlexTensor {
     let [batch, channels, height, width] = input.shape().dims();
     let values = on_slices([input], |[x]| pointwise::halve(x, width));
@@ -606,10 +633,7 @@ impl Backward<Flex, 3> for ConvolutionBackward {
         }
         if let (Some(parent), Some(node), Some(kernel)) = (weight, ops.state.input, kernel) {
             let input = checkpointer.retrieve_node_output::<FlexTensor>(node);
-            let input = if self.doubled { double(input) } else { input };
-            let padding = usize::from(kernel.shape()[2] == 3);
-            let options = ConvOptions::new([1, 1], [padding, padding], [1, 1], 1);
-            let gradient = Flex::conv2d_weight_backward(input, kernel, grad, options);
+            let gradient = weight_gradient(input, &kernel, grad, self.doubled);
             grads.register::<Flex>(parent.id, gradient);
         }
     }

@@ -182,14 +182,6 @@ pub(crate) fn sum_channels(values: &[f32], channels: usize, cells: usize) -> Vec
         .collect()
 }
 
-/// Each cell doubled both ways: rows of `width` to twice as many of twice the width.
-pub(crate) fn double(x: &[f32], width: usize) -> Vec<f32> {
-    build(4 * x.len(), 2 * width, |row, out| {
-        let x = &x[row / 2 * width..][..width];
-        fill(out, |i| x[i / 2])
-    })
-}
-
 /// The sum of each cell's four: rows of `width` to half as many of half the width.
 pub(crate) fn halve(x: &[f32], width: usize) -> Vec<f32> {
     build(x.len() / 4, width / 2, |row, out| {
