@@ -249,6 +249,9 @@ pub struct Train {
     /// Side of the square that pictures are cut to, in pixels [default: 512]
     #[arg(long)]
     pub resolution: Option<usize>,
+    /// Compute activations again for the backward pass instead of keeping them: a third more time, far less memory [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub gradient_checkpointing: Option<bool>,
     /// γ of the min-SNR loss weight; 0 turns it off [default: 5]
     #[arg(long)]
     pub min_snr_gamma: Option<f64>,

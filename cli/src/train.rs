@@ -181,6 +181,10 @@ fn config(args: &Train) -> Result<TrainConfig, Failure> {
         &args.gradient_accumulation,
     );
     set(&mut config.resolution, &args.resolution);
+    set(
+        &mut config.gradient_checkpointing,
+        &args.gradient_checkpointing,
+    );
     set(&mut config.weight_decay, &args.weight_decay);
     set(&mut config.clip_skip, &args.clip_skip);
     set(&mut config.seed, &args.seed);

@@ -29,6 +29,8 @@ pub struct TrainConfig {
     pub gradient_accumulation: usize,
     /// Side of the square that every picture is cut to, in pixels.
     pub resolution: usize,
+    /// Whether activations are computed again for the backward pass instead of kept (Chen et al. 2016): a third more time, far less memory.
+    pub gradient_checkpointing: bool,
     /// γ of the loss weight min(SNR, γ) / SNR (Hang et al. 2023); none weighs all timesteps alike.
     pub min_snr_gamma: Option<f64>,
     /// Weight decay of AdamW.
@@ -66,6 +68,7 @@ impl Default for TrainConfig {
             batch_size: 2,
             gradient_accumulation: 1,
             resolution: 512,
+            gradient_checkpointing: true,
             min_snr_gamma: Some(5.0),
             weight_decay: 0.01,
             max_grad_norm: Some(1.0),

@@ -16,17 +16,36 @@ pub(crate) fn values<M: Module>(model: &M) -> Vec<(String, Tensor<2>)> {
 
 /// The gradient of each factor; zeros where the loss does not depend on it.
 pub(crate) fn gradients<M: Module>(model: &M, gradients: &Gradients) -> Vec<Tensor<2>> {
+    let mut found = zeros(model);
+    add(model, gradients, &mut found);
+    found
+}
+
+/// A zero for each factor.
+pub(crate) fn zeros<M: Module>(model: &M) -> Vec<Tensor<2>> {
     let mut visitor = Visit {
         path: vec![],
-        each: |_: &[String], value: Tensor<2>| {
-            value
-                .grad(gradients)
-                .unwrap_or_else(|| value.inner().zeros_like())
-        },
+        each: |_: &[String], value: Tensor<2>| value.inner().zeros_like(),
         found: vec![],
     };
     model.visit(&mut visitor);
     visitor.found
+}
+
+/// Adds the gradient of each factor that has one to its sum, in the order of the model's fields.
+pub(crate) fn add<M: Module>(model: &M, gradients: &Gradients, sums: &mut [Tensor<2>]) {
+    let mut sums = sums.iter_mut();
+    let mut visitor = Visit {
+        path: vec![],
+        each: |_: &[String], value: Tensor<2>| {
+            let sum = sums.next().expect("a sum for each factor");
+            if let Some(gradient) = value.grad(gradients) {
+                *sum = sum.clone() + gradient;
+            }
+        },
+        found: vec![],
+    };
+    model.visit(&mut visitor);
 }
 
 /// The model with other values in its factors: `change` gets a factor's place in the order and its value.

@@ -29,26 +29,64 @@ pub fn denoising_loss(
     batch: Batch,
     min_snr_gamma: Option<f64>,
 ) -> Tensor<1> {
-    let Batch {
-        latents,
-        noise,
-        timesteps,
-        text,
-    } = batch;
-    let device = latents.device();
-    let noisy = schedule.add_noise(latents.clone(), noise.clone(), &timesteps);
-    let target = match prediction {
-        PredictionType::Epsilon => noise,
-        PredictionType::VPrediction => schedule.velocity(latents, noise, &timesteps),
-        PredictionType::Sample => latents,
-    };
-    let times = Timesteps::from(timesteps.iter().map(|&t| t as f32).collect::<Vec<_>>());
-    let predicted = unet.forward(noisy, times, &Conditioning::text(text));
-    let error = (predicted - target).square();
-    let each = error.flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1);
-    match min_snr_gamma {
-        None => each.mean(),
-        Some(gamma) => (each * weights(schedule, prediction, &timesteps, gamma, &device)).mean(),
+    let text = batch.text.clone();
+    let task = Denoising::new(schedule, prediction, batch, min_snr_gamma);
+    let predicted = unet.forward(
+        task.noisy.clone(),
+        task.times.clone(),
+        &Conditioning::text(text),
+    );
+    task.loss(predicted)
+}
+
+/// What the UNet is asked, and what the answer is measured by.
+pub(crate) struct Denoising {
+    /// `[batch, channels, height, width]`
+    pub noisy: Tensor<4>,
+    pub times: Timesteps,
+    target: Tensor<4>,
+    /// Of each picture; none weighs all alike.
+    weights: Option<Tensor<1>>,
+}
+
+impl Denoising {
+    pub fn new(
+        schedule: &NoiseSchedule,
+        prediction: PredictionType,
+        batch: Batch,
+        min_snr_gamma: Option<f64>,
+    ) -> Self {
+        let Batch {
+            latents,
+            noise,
+            timesteps,
+            ..
+        } = batch;
+        let device = latents.device();
+        let noisy = schedule.add_noise(latents.clone(), noise.clone(), &timesteps);
+        let target = match prediction {
+            PredictionType::Epsilon => noise,
+            PredictionType::VPrediction => schedule.velocity(latents, noise, &timesteps),
+            PredictionType::Sample => latents,
+        };
+        let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+        Self {
+            noisy,
+            times: Timesteps::from(times),
+            target,
+            weights: min_snr_gamma
+                .map(|gamma| weights(schedule, prediction, &timesteps, gamma, &device)),
+        }
+    }
+
+    /// One element.
+    pub fn loss(self, predicted: Tensor<4>) -> Tensor<1> {
+        let error = (predicted - self.target).square();
+        let each = error.flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1);
+        match self.weights {
+            None => each.mean(),
+            Some(weights) => (each * weights).mean(),
+        }
     }
 }
 

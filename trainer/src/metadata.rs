@@ -86,6 +86,14 @@ pub(crate) fn metadata(
                 "ss_gradient_accumulation_steps",
                 config.gradient_accumulation.to_string(),
             ),
+            (
+                "ss_gradient_checkpointing",
+                if config.gradient_checkpointing {
+                    "True".into()
+                } else {
+                    "False".into()
+                },
+            ),
             ("ss_max_train_steps", about.steps.to_string()),
             ("ss_steps", done.to_string()),
             ("ss_epoch", epochs.to_string()),

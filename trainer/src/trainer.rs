@@ -8,11 +8,11 @@ use clip_text::{ClipTextModel, Tokenizer};
 use image::RgbImage;
 use lora_core::{Component, Lora};
 use sd_diffusion::{NoiseSchedule, PredictionType, SchedulerConfig};
-use sd_unet::UNet2DConditionModel;
+use sd_unet::{Conditioning, UNet2DConditionModel};
 use sd_vae::AutoencoderKL;
 
 use crate::config::auto_steps;
-use crate::loss::{Batch, denoising_loss};
+use crate::loss::{Batch, Denoising, denoising_loss};
 use crate::random::{Purpose, Stream};
 use crate::{Dataset, TrainConfig, TrainError, factors, metadata, state};
 
@@ -216,33 +216,34 @@ impl Trainer {
     /// If the run is done.
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
         assert!(!self.is_done(), "the run is done");
-        self.descend(Self::loss)
+        if self.config.gradient_checkpointing {
+            self.descend(Self::gradients_in_parts)
+        } else {
+            self.descend(|run, part| run.gradients(run.loss(part)))
+        }
     }
 
-    /// One step down the gradient of `loss`, a function of the run and the part of the step.
+    /// One step down the mean gradient of its parts, each a loss and the gradient of every factor.
     fn descend(
         &mut self,
-        loss: impl Fn(&Self, usize) -> Tensor<1>,
+        gradients: impl Fn(&Self, usize) -> (f32, Vec<Tensor<2>>),
     ) -> Result<StepReport, TrainError> {
         let parts = self.config.gradient_accumulation;
         let mut total: Vec<Tensor<2>> = vec![];
         let mut loss_sum = 0.0;
         for part in 0..parts {
-            let loss = loss(self, part) / parts as f64;
-            loss_sum += loss.clone().into_scalar::<f32>();
-            let gradients = loss.backward();
-            let mut gradient = factors::gradients(&self.unet, &gradients);
-            if let Some(text_encoder) = &self.text_encoder {
-                gradient.extend(factors::gradients(text_encoder, &gradients));
-            }
+            let (loss, gradient) = gradients(self, part);
+            let share = |gradient: Tensor<2>| match parts {
+                1 => gradient,
+                parts => gradient / parts as f64,
+            };
+            let gradient = gradient.into_iter().map(share);
+            loss_sum += loss / parts as f32;
             total = if total.is_empty() {
-                gradient
+                gradient.collect()
             } else {
-                total
-                    .into_iter()
-                    .zip(gradient)
-                    .map(|(a, b)| a + b)
-                    .collect()
+                let sums = total.into_iter().zip(gradient);
+                sums.map(|(a, b)| a + b).collect()
             };
         }
         let (step, learning_rate) = (self.done + 1, self.config.learning_rate);
@@ -294,8 +295,55 @@ impl Trainer {
             .map(|model| factors::map(model, |_, value| step(value, text_rate)));
     }
 
+    /// A loss and the gradient of every factor.
+    fn gradients(&self, loss: Tensor<1>) -> (f32, Vec<Tensor<2>>) {
+        let gradients = loss.backward();
+        let mut all = factors::gradients(&self.unet, &gradients);
+        if let Some(text_encoder) = &self.text_encoder {
+            all.extend(factors::gradients(text_encoder, &gradients));
+        }
+        (loss.into_scalar(), all)
+    }
+
     /// The loss of one batch: part `part` of the step that comes next.
     fn loss(&self, part: usize) -> Tensor<1> {
+        let (schedule, gamma) = (&self.schedule, self.config.min_snr_gamma);
+        denoising_loss(
+            &self.unet,
+            schedule,
+            self.prediction,
+            self.batch(part),
+            gamma,
+        )
+    }
+
+    /// The loss of the same batch and the gradient of every factor, with most activations computed twice instead of kept.
+    fn gradients_in_parts(&self, part: usize) -> (f32, Vec<Tensor<2>>) {
+        let batch = self.batch(part);
+        self.gradients_of_batch(batch, self.config.min_snr_gamma)
+    }
+
+    fn gradients_of_batch(&self, batch: Batch, gamma: Option<f64>) -> (f32, Vec<Tensor<2>>) {
+        let text = batch.text.clone();
+        let task = Denoising::new(&self.schedule, self.prediction, batch, gamma);
+        let mut all = factors::zeros(&self.unet);
+        let (noisy, times) = (task.noisy.clone(), task.times.clone());
+        let (loss, pull) = self.unet.backward(
+            noisy,
+            times,
+            &Conditioning::text(text.clone()),
+            |predicted| task.loss(predicted),
+            |gradients| factors::add(&self.unet, gradients, &mut all),
+        );
+        if let Some(text_encoder) = &self.text_encoder {
+            let gradients = (text * Tensor::from_inner(pull)).sum().backward();
+            all.extend(factors::gradients(text_encoder, &gradients));
+        }
+        (loss.into_scalar(), all)
+    }
+
+    /// The pictures, noise and words of part `part` of the step that comes next.
+    fn batch(&self, part: usize) -> Batch {
         let size = self.config.batch_size;
         let first = (self.done * self.config.gradient_accumulation + part) * size;
         let drawn: Vec<Draw<'_>> = (first..first + size).map(|n| self.draw(n as u64)).collect();
@@ -310,14 +358,12 @@ impl Trainer {
             let values: Vec<f32> = drawn.iter().flat_map(|draw| pick(draw)).copied().collect();
             Tensor::<4>::from_data(TensorData::new(values, shape), &self.device)
         };
-        let batch = Batch {
+        Batch {
             latents: upload(|draw| &draw.latent),
             noise: upload(|draw| &draw.noise),
             timesteps: drawn.iter().map(|draw| draw.timestep).collect(),
             text: self.text(&drawn),
-        };
-        let gamma = self.config.min_snr_gamma;
-        denoising_loss(&self.unet, &self.schedule, self.prediction, batch, gamma)
+        }
     }
 
     fn text(&self, drawn: &[Draw<'_>]) -> Tensor<3> {
@@ -649,16 +695,18 @@ mod tests {
             .into_iter()
             .map(|t| t as u32)
             .collect();
-        let loss = |run: &Trainer, gamma: Option<f64>| {
+        let batch = |run: &Trainer| {
             let tokens = token_tensor(&ids.chunks(77).collect::<Vec<_>>(), &run.device);
             let text = run.text_encoder.as_ref().expect("it was put back");
-            let batch = Batch {
+            Batch {
                 latents: on_device("latents"),
                 noise: on_device("noise"),
                 timesteps: timesteps.clone(),
                 text: text.forward_skip(tokens, 1),
-            };
-            denoising_loss(&run.unet, &run.schedule, run.prediction, batch, gamma)
+            }
+        };
+        let loss = |run: &Trainer, gamma: Option<f64>| {
+            denoising_loss(&run.unet, &run.schedule, run.prediction, batch(run), gamma)
         };
 
         let json = std::fs::read_to_string(reference().join("train_step.json")).unwrap();
@@ -683,6 +731,14 @@ mod tests {
         ));
         let mut found = factors::gradients(&run.unet, &gradients);
         found.extend(factors::gradients(text, &gradients));
+        let (value, in_parts) = run.gradients_of_batch(batch(&run), Some(5.0));
+        close(value, &numbers["weighted"][0]);
+        assert_eq!(in_parts.len(), found.len());
+        for (whole, in_parts) in found.iter().zip(in_parts) {
+            let [whole, in_parts] = [whole.clone(), in_parts].map(parity::values);
+            let error = parity::relative_error(&in_parts, &whole);
+            assert!(error < 1e-4, "{error:e}");
+        }
         let worst_gradient = plain(&wanted)
             .into_iter()
             .zip(found)
@@ -693,7 +749,9 @@ mod tests {
         assert!(worst_gradient < 1e-3, "{worst_gradient:e}");
 
         for step in 0..3 {
-            let report = run.descend(|run, _| loss(run, Some(5.0))).unwrap();
+            let report = run
+                .descend(|run, _| run.gradients(loss(run, Some(5.0))))
+                .unwrap();
             close(report.loss, &numbers["weighted"][step]);
         }
         let wanted = with_fixture(&fixture, "after3.", "unet", ours(&run.unet));
