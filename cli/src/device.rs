@@ -3,6 +3,8 @@ use std::str::FromStr;
 use burn::tensor::{DType, Device, DeviceType, FloatDType};
 use clap::ValueEnum;
 
+use sd_pipeline::MatrixType;
+
 use crate::failure::{Failure, wrong};
 
 /// Where tensors live, as `--device` says it.
@@ -42,14 +44,14 @@ impl FromStr for DeviceChoice {
 /// The number type of weights and activations, as `--precision` says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// f32 on the processor, f16 on a GPU.
+    /// f16 on a GPU; on the processor f32, over weights that stay in 16 bits where the file has them so.
     #[default]
     Auto,
     /// 32-bit floats.
     F32,
-    /// 16-bit floats.
+    /// 16-bit floats; on the processor the weights alone.
     F16,
-    /// 16-bit floats with the range of 32-bit ones.
+    /// 16-bit floats with the range of 32-bit ones; on the processor the weights alone.
     Bf16,
 }
 
@@ -116,11 +118,12 @@ impl DeviceChoice {
 }
 
 impl Precision {
-    /// The number type on a device.
+    /// The number type that a device computes in.
     pub fn on(self, device: &Device) -> Result<FloatDType, Failure> {
-        let gpu = !is_cpu(device);
         let dtype = match self {
-            Self::Auto if gpu && device.supports_dtype(DType::F16) => FloatDType::F16,
+            // Arithmetic in 16 bits is slower there.
+            _ if is_cpu(device) => FloatDType::F32,
+            Self::Auto if device.supports_dtype(DType::F16) => FloatDType::F16,
             Self::Auto | Self::F32 => FloatDType::F32,
             Self::F16 => FloatDType::F16,
             Self::Bf16 => FloatDType::BF16,
@@ -131,6 +134,19 @@ impl Precision {
             ));
         }
         Ok(dtype)
+    }
+}
+
+impl Precision {
+    /// In what number type the UNet's matrices and kernels are kept on a device.
+    pub fn matrices(self, device: &Device) -> MatrixType {
+        match self {
+            _ if !is_cpu(device) => MatrixType::Computed,
+            Self::Auto => MatrixType::Stored,
+            Self::F32 => MatrixType::Computed,
+            Self::F16 => MatrixType::As(FloatDType::F16),
+            Self::Bf16 => MatrixType::As(FloatDType::BF16),
+        }
     }
 }
 

@@ -69,7 +69,10 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         move || provenance::model_hash(&model)
     });
     console.note(format_args!("opening {}", args.model.model.display()));
-    let options = open_options(&args.model);
+    let options = OpenOptions {
+        unet_matrices: common.precision.matrices(&device),
+        ..open_options(&args.model)
+    };
     let mut watch = Stopwatch::start();
     let checkpoint = CheckpointOptions {
         vae: options.vae.clone(),
@@ -83,6 +86,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     request.image_prompts = references.prompts;
     let encoding = watch.lap();
     let mut model = StableDiffusion::load(&checkpoint, &options, dtype, &device).input()?;
+    drop(checkpoint);
     model.check(&request).input()?;
     for (at, adapter) in references.adapters.iter().enumerate() {
         // What a file brings for the UNet is put on once, however many characters it steers.
@@ -166,6 +170,7 @@ pub fn open_options(model: &Model) -> OpenOptions {
             Prediction::Epsilon => sd_diffusion::PredictionType::Epsilon,
             Prediction::V => sd_diffusion::PredictionType::VPrediction,
         }),
+        ..OpenOptions::default()
     }
 }
 

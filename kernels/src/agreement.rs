@@ -3,7 +3,7 @@
 use burn::module::Param;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{FloatDType, Gradients, Tensor, TensorData};
 use parity::{device, relative_error, values};
 use proptest::prelude::*;
 
@@ -87,7 +87,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn attention_agrees(batch in 1usize..3, heads in 1usize..4, positions in 1usize..140, tokens in 1usize..210, dim in 1usize..90, seed in 0u64..1000) {
+    fn attention_agrees(batch in 1usize..3, heads in 1usize..4, positions in 1usize..140, tokens in 2usize..210, dim in 1usize..90, seed in 0u64..1000) {
         let leaves = [
             leaf([batch, positions, heads * dim], seed),
             leaf([batch, tokens, heads * dim], seed + 1),
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn causal_attention_agrees(heads in 1usize..4, positions in 1usize..140, dim in 1usize..70, seed in 0u64..1000) {
+    fn causal_attention_agrees(heads in 1usize..4, positions in 2usize..140, dim in 1usize..70, seed in 0u64..1000) {
         let leaves = [0, 1, 2].map(|i| leaf([2, heads, positions, dim], seed + i));
         let error = disagreement(
             leaves,
@@ -371,4 +371,52 @@ fn a_result_does_not_depend_on_the_number_of_threads() {
         .expect("a pool of five threads")
         .install(run);
     assert_eq!(alone, many);
+}
+
+#[test]
+fn sixteen_bit_weights_give_what_their_f32_values_give() {
+    let device = device();
+    let x = leaf([2, 6, 8, 12], 1).inner();
+    for dtype in [FloatDType::F16, FloatDType::BF16] {
+        let linear = LinearConfig::new(12, 7).init(&device);
+        let mut halved = linear.clone();
+        halved.weight = Param::from_tensor(linear.weight.val().cast(dtype));
+        let mut rounded = linear;
+        rounded.weight = Param::from_tensor(halved.weight.val().cast(FloatDType::F32));
+        let (ours, theirs) = (
+            crate::linear(x.clone(), &halved),
+            crate::linear(x.clone(), &rounded),
+        );
+        assert_eq!(values(ours), values(theirs));
+        let turned = halved.weight.val().transpose().cast(FloatDType::F32);
+        let product = crate::product(
+            x.clone().narrow(3, 0, 7),
+            halved.weight.val().transpose(),
+            None,
+        );
+        let wanted = crate::product(x.clone().narrow(3, 0, 7), turned, None);
+        assert_eq!(values(product), values(wanted));
+
+        for (side, stride) in [(3, 1), (1, 1), (3, 2)] {
+            let config = Conv2dConfig::new([6, 5], [side, side]).with_stride([stride; 2]);
+            let padding = side / 2;
+            let config = config.with_padding(PaddingConfig2d::Explicit(
+                padding, padding, padding, padding,
+            ));
+            let conv = config.init(&device);
+            let mut halved = conv.clone();
+            halved.weight = Param::from_tensor(conv.weight.val().cast(dtype));
+            let mut rounded = conv;
+            rounded.weight = Param::from_tensor(halved.weight.val().cast(FloatDType::F32));
+            let (ours, theirs) = (
+                crate::conv2d(x.clone(), &halved),
+                crate::conv2d(x.clone(), &rounded),
+            );
+            assert_eq!(
+                values(ours),
+                values(theirs),
+                "{side}×{side}, stride {stride}"
+            );
+        }
+    }
 }

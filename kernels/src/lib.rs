@@ -24,11 +24,12 @@ mod agreement;
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d};
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 #[cfg(feature = "flex")]
 use {
     burn::backend::Dispatch,
-    cpu::{CpuOps, all_fused},
+    burn::tensor::DType,
+    cpu::{CpuOps, all_fused, plain},
 };
 
 /// Takes the fused path, where it is compiled in and all tensors are f32 on the CPU backend; else goes on.
@@ -39,6 +40,21 @@ macro_rules! fused {
             return Tensor::from_dispatch(Dispatch::$operation($($tensor.into_dispatch(),)* $($argument),*));
         }
     };
+}
+
+/// A weight in the number type of what it meets. Weights may be kept in 16 bits while activations are f32: they are widened as they are used.
+fn in_type_of<const D: usize, const E: usize>(weight: Tensor<D>, input: &Tensor<E>) -> Tensor<D> {
+    if weight.dtype() == input.dtype() {
+        return weight;
+    }
+    #[cfg(feature = "flex")]
+    if plain(&weight)
+        && matches!(weight.dtype(), DType::F16 | DType::BF16)
+        && input.dtype() == DType::F32
+    {
+        return Tensor::from_dispatch(Dispatch::fused_widen(weight.into_dispatch()));
+    }
+    weight.cast(FloatDType::from(input.dtype()))
 }
 
 /// Scaled dot-product attention, `softmax(Q Kᵀ / √head_dim) V` (Vaswani et al. 2017, eq. 1).
@@ -133,7 +149,7 @@ pub fn layer_norm<const D: usize>(input: Tensor<D>, norm: &LayerNorm, epsilon: f
     norm.forward(input)
 }
 
-/// A linear layer, `x W + b`.
+/// A linear layer, `x W + b`. Its weight may be of another float type than the input, which decides.
 ///
 /// # Shapes
 /// - `input`: `[.., in]`
@@ -166,6 +182,8 @@ pub fn product<const D: usize>(
         weight.dims()[0],
         "channels of a linear layer's input"
     );
+    let weight = in_type_of(weight, &input);
+    let bias = bias.map(|bias| in_type_of(bias, &input));
     match bias {
         Some(bias) => {
             fused!([input, weight, bias], fused_linear());
@@ -179,7 +197,7 @@ pub fn product<const D: usize>(
 }
 
 /// A convolution. On the CPU those of 3×3 with stride and padding 1, and those of 1×1, are computed by minimal filtering (Lavin & Gray 2016)
-/// and as a matrix product; the others as burn does.
+/// and as a matrix product; the others as burn does. Its weight may be of another float type than the input, which decides.
 ///
 /// # Shapes
 /// - `input`: `[batch, in, height, width]`
@@ -195,6 +213,20 @@ pub fn conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     {
         return convolve(input, layer.weight.val(), bias.val(), false);
     }
+    forward(input, layer)
+}
+
+/// As burn computes it, with the weight in the input's number type.
+fn forward(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
+    let weight = layer.weight.val();
+    if weight.dtype() == input.dtype() {
+        return layer.forward(input);
+    }
+    let mut layer = layer.clone();
+    layer.weight = Param::from_tensor(in_type_of(weight, &input));
+    layer.bias = layer
+        .bias
+        .map(|bias| Param::from_tensor(in_type_of(bias.val(), &input)));
     layer.forward(input)
 }
 
@@ -216,7 +248,7 @@ pub fn upsample_conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     {
         return convolve(input, layer.weight.val(), bias.val(), true);
     }
-    layer.forward(portable::double(input))
+    forward(portable::double(input), layer)
 }
 
 /// A convolution that [`keeps_size`], of the input as it is or doubled.
@@ -227,6 +259,7 @@ fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, doubled: bool)
         weight.dims()[1],
         "channels of a convolution's input"
     );
+    let (weight, bias) = (in_type_of(weight, &input), in_type_of(bias, &input));
     fused!([input, weight, bias], fused_convolution(doubled));
     let input = if doubled {
         portable::double(input)

@@ -27,8 +27,8 @@ mod reference;
 mod resize;
 
 pub use checkpoint::{
-    Checkpoint, CheckpointError, CheckpointOptions, Layout, Part, StoredType, TensorFile, Weights,
-    load_module,
+    Checkpoint, CheckpointError, CheckpointOptions, Layout, MatrixType, NumberTypes, Part,
+    StoredType, TensorFile, Weights, load_module,
 };
 pub use error::PipelineError;
 pub use generate::{Generated, InitImage, Progress, Request, RngKind};

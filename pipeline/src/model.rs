@@ -1,14 +1,18 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
-use burn::tensor::{Device, FloatDType};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, FloatDType, Tensor};
 use clip_text::{ClipTextConfig, ClipTextModel, Tokenizer};
 use lora_core::{Component, Lora};
 use sd_diffusion::{PredictionType, SchedulerConfig, TimestepSpacing};
 use sd_unet::{UNet2DConditionModel, UNetConfig};
 use sd_vae::{AutoencoderKL, VaeConfig};
 
-use crate::{AdapterFile, Checkpoint, CheckpointOptions, Layout, Part, PipelineError};
+use crate::{
+    AdapterFile, Checkpoint, CheckpointOptions, Layout, MatrixType, NumberTypes, Part,
+    PipelineError,
+};
 
 /// A Stable Diffusion 1.x model with all its parts on one device.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub struct OpenOptions {
     pub tokenizer: Option<PathBuf>,
     /// What the model predicts, where its files do not say or are wrong.
     pub prediction_type: Option<PredictionType>,
+    /// In what number type the UNet's matrices and kernels are kept.
+    pub unet_matrices: MatrixType,
 }
 
 impl StableDiffusion {
@@ -106,7 +112,14 @@ impl StableDiffusion {
         Ok(Self {
             tokenizer,
             text_encoder: checkpoint.load(Part::TextEncoder, text.init(device), dtype)?,
-            unet: checkpoint.load(Part::Unet, unet.init(device), dtype)?,
+            unet: checkpoint.load(
+                Part::Unet,
+                unet.init(device),
+                NumberTypes {
+                    dtype,
+                    matrices: options.unet_matrices,
+                },
+            )?,
             vae: checkpoint.load(Part::Vae, vae.init(device), FloatDType::F32)?,
             scheduler,
             dtype,
@@ -118,9 +131,10 @@ impl StableDiffusion {
     /// # Errors
     /// If a key of the LoRA matches nothing in the model, or a shape differs.
     pub fn with_lora(self, lora: &Lora, strength: f64) -> Result<Self, PipelineError> {
+        let unet = widened(self.unet, lora, self.dtype)?;
         Ok(Self {
             text_encoder: lora.merge(self.text_encoder, Component::TextEncoder, strength)?,
-            unet: lora.merge(self.unet, Component::Unet, strength)?,
+            unet: lora.merge(unet, Component::Unet, strength)?,
             ..self
         })
     }
@@ -146,5 +160,49 @@ impl StableDiffusion {
             .into_iter()
             .next()
             .expect("a model has weights, and they have a device")
+    }
+}
+
+/// The UNet with every weight that a LoRA changes in the number type that is computed in: a sum of both would lose digits in 16 bits.
+fn widened(
+    unet: UNet2DConditionModel,
+    lora: &Lora,
+    dtype: FloatDType,
+) -> Result<UNet2DConditionModel, PipelineError> {
+    let adapted = lora.apply(unet.clone(), Component::Unet, 1.0)?;
+    let names = lora_core::factors(&adapted).into_iter();
+    let mut widen = Widen {
+        modules: names.map(|factor| factor.path).collect(),
+        path: vec![],
+        dtype,
+    };
+    Ok(unet.map(&mut widen))
+}
+
+struct Widen {
+    modules: BTreeSet<String>,
+    path: Vec<String>,
+    dtype: FloatDType,
+}
+
+impl ModuleMapper for Widen {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let adapted = match self.path.split_last() {
+            Some((name, module)) => name == "weight" && self.modules.contains(&module.join(".")),
+            None => false,
+        };
+        if !adapted || FloatDType::from(param.val().dtype()) == self.dtype {
+            return param;
+        }
+        let (id, value, mapper) = param.consume();
+        Param::from_mapped_value(id, value.cast(self.dtype), mapper)
     }
 }

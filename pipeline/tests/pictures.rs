@@ -3,11 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::tensor::FloatDType;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, FloatDType, Tensor};
 use image::RgbImage;
 use parity::{Fixture, device, reference, relative_error, values};
 use sd_diffusion::PredictionType;
-use sd_pipeline::{InitImage, OpenOptions, PipelineError, Progress, Request, StableDiffusion};
+use sd_pipeline::{
+    InitImage, MatrixType, OpenOptions, PipelineError, Progress, Request, StableDiffusion,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -209,4 +212,58 @@ fn the_caller_can_break_off_after_any_step() {
     assert!(matches!(result, Err(PipelineError::Stopped)));
     let steps = [1, 2].map(|done| Progress::Step { done, of: 20 });
     assert_eq!(heard, [Progress::Encoded, steps[0], steps[1]]);
+}
+
+#[test]
+fn weights_kept_in_16_bits_draw_the_same() {
+    let open_with = |unet_matrices| {
+        let options = OpenOptions {
+            unet_matrices,
+            ..OpenOptions::default()
+        };
+        let folder = reference().join("tiny-sd");
+        StableDiffusion::open(folder, &options, FloatDType::F32, &device()).unwrap()
+    };
+    let (kept, widened) = (open_with(MatrixType::Stored), open());
+    let halves = |model: &StableDiffusion| {
+        struct Count(usize);
+        impl ModuleVisitor for Count {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0 += usize::from(param.val().dtype() == DType::F16);
+            }
+        }
+        let mut count = Count(0);
+        model.unet.visit(&mut count);
+        count.0
+    };
+    assert_eq!(halves(&widened), 0);
+    let all = halves(&kept);
+    assert!(all > 200, "{all}");
+
+    let request = Request {
+        prompt: "a portrait, smiling".into(),
+        steps: 3,
+        seed: 5,
+        width: 64,
+        height: 64,
+        ..Request::default()
+    };
+    let draw = |model: &StableDiffusion| {
+        let drawn = model.generate(&request, |_| ControlFlow::Continue(()));
+        values(drawn.unwrap().latents)
+    };
+    assert_eq!(draw(&kept), draw(&widened));
+
+    // A LoRA is added in full precision.
+    let lora = lora_core::Lora::open(reference().join("lora").join("kohya.safetensors")).unwrap();
+    let (kept, widened) = (
+        kept.with_lora(&lora, 0.6).unwrap(),
+        widened.with_lora(&lora, 0.6).unwrap(),
+    );
+    assert!(halves(&kept) < all && halves(&kept) > 0);
+    assert_eq!(draw(&kept), draw(&widened));
+
+    // Rounded where the file has more.
+    let rounded = open_with(MatrixType::As(FloatDType::BF16));
+    assert!(relative_error(&draw(&rounded), &draw(&open())) < 0.2);
 }

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 /// A vector of `len` floats, in chunks of `chunk` that `task` writes in parallel. It gets the index of its chunk, and gives back the chunk.
@@ -66,4 +67,18 @@ pub(crate) fn fill(out: &mut [MaybeUninit<f32>], value: impl Fn(usize) -> f32) -
     }
     // SAFETY: the loop has just written every element.
     unsafe { out.assume_init_mut() }
+}
+
+/// 16-bit floats as f32.
+pub(crate) fn widen<T>(values: &[T]) -> Vec<f32>
+where
+    T: Copy + Sync,
+    [T]: HalfFloatSliceExt,
+{
+    const CHUNK: usize = 1 << 14;
+    let mut out = vec![0f32; values.len()];
+    out.par_chunks_mut(CHUNK)
+        .zip(values.par_chunks(CHUNK))
+        .for_each(|(out, values)| values.convert_to_f32_slice(out));
+    out
 }

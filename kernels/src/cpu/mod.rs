@@ -12,4 +12,4 @@ mod ops;
 mod pointwise;
 mod tile;
 
-pub(crate) use ops::{CpuOps, all_fused};
+pub(crate) use ops::{CpuOps, all_fused, plain};

@@ -4,21 +4,31 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, DispatchTensorKind, Flex, TensorMetadata, backend_extension,
 };
-use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn::tensor::{Bytes, DType, FloatDType, Shape, Tensor, bf16, f16};
 
 use super::attention::{self, Heads};
 use super::convolution::{self, Weight};
 use super::gemm::{self, Matrix};
+use super::memory;
 use super::norm::{self, Groups};
 use super::pointwise;
 
 /// Whether all tensors are f32 and on the CPU backend.
 pub(crate) fn all_fused<const N: usize>(tensors: [&dyn Fused; N]) -> bool {
     tensors.iter().all(|tensor| tensor.fused())
+}
+
+/// Whether a tensor lies on the CPU backend without a graph.
+pub(crate) fn plain<const D: usize>(tensor: &Tensor<D>) -> bool {
+    matches!(
+        tensor.clone().into_dispatch().kind,
+        DispatchTensorKind::Flex(_)
+    )
 }
 
 /// A tensor that the fused paths can take, or not.
@@ -43,6 +53,8 @@ impl<const D: usize> Fused for Tensor<D> {
 /// The fused operations. Each takes f32 tensors; what they compute is said at the public functions of this crate.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait CpuOps: Backend {
+    /// 16-bit floats to f32.
+    fn fused_widen(input: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `[batch, heads, positions, dim]` each.
     fn fused_attention(
         query: FloatTensor<Self>,
@@ -112,6 +124,21 @@ fn slice(tensor: &FlexTensor) -> &[f32] {
 fn on_slices<const N: usize, R>(tensors: [FlexTensor; N], run: impl FnOnce([&[f32]; N]) -> R) -> R {
     let tensors = tensors.map(|tensor| tensor.to_contiguous());
     run(std::array::from_fn(|i| slice(&tensors[i])))
+}
+
+/// 16-bit floats to f32, in the order in which they lie.
+fn widen(input: FlexTensor) -> FlexTensor {
+    let whole = input.layout().start_offset() == 0
+        && input.layout().is_dense_unique_storage()
+        && input.layout().num_elements() * 2 == input.bytes().len();
+    let input = if whole { input } else { input.to_contiguous() };
+    let values = match input.dtype() {
+        DType::F16 => memory::widen(input.storage::<f16>()),
+        DType::BF16 => memory::widen(input.storage::<bf16>()),
+        other => unreachable!("{other:?} is no 16-bit float"),
+    };
+    let layout = input.layout().clone();
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
 }
 
 // --- Attention
@@ -642,6 +669,10 @@ impl Backward<Flex, 3> for ConvolutionBackward {
 // --- The backends
 
 impl CpuOps for Flex {
+    fn fused_widen(input: FlexTensor) -> FlexTensor {
+        widen(input)
+    }
+
     fn fused_attention(
         query: FlexTensor,
         key: FlexTensor,
@@ -723,6 +754,10 @@ macro_rules! factors {
 }
 
 impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
+    fn fused_widen(input: Tracked) -> Tracked {
+        <Self as FloatTensorOps<Self>>::float_cast(input, FloatDType::F32)
+    }
+
     fn fused_attention(query: Tracked, key: Tracked, value: Tracked, causal: bool) -> Tracked {
         let inputs = [query, key, value];
         let prepared = AttentionBackward

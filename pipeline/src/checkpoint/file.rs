@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -19,7 +18,7 @@ const MAX_HEADER: u64 = 100_000_000;
 /// The largest JSON file that is read beside the weights.
 const MAX_JSON: u64 = 64 << 20;
 
-/// Named tensors in a file, or in the shards of one: safetensors by memory map, PyTorch's `.ckpt`, `.bin` and `.pt` without running any
+/// Named tensors in a file, or in the shards of one: safetensors, and PyTorch's `.ckpt`, `.bin` and `.pt` without running any
 /// code of theirs. Opening reads names and shapes alone.
 ///
 /// The kind is told by the content, never by the name.
@@ -33,8 +32,8 @@ pub struct TensorFile {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    /// The bytes of the file; most pickles' tensors bring their own access.
-    map: Option<Mmap>,
+    /// The file; most pickles' tensors bring their own access.
+    file: Option<File>,
 }
 
 #[derive(Debug)]
@@ -47,7 +46,7 @@ struct Stored {
 
 #[derive(Debug)]
 enum Place {
-    Mapped(Range<usize>),
+    File(Range<usize>),
     Pickled(pytorch_reader::Tensor),
 }
 
@@ -121,6 +120,15 @@ impl TensorFile {
         Ok(in_order(&self.bytes(name, tensor)?, tensor.dtype))
     }
 
+    /// The type of a tensor's numbers, where it is a float type of 16 bits.
+    pub(super) fn halves(&self, name: &str) -> Option<FloatDType> {
+        match self.tensors.get(name)?.dtype {
+            StoredType::F16 => Some(FloatDType::F16),
+            StoredType::BF16 => Some(FloatDType::BF16),
+            _ => None,
+        }
+    }
+
     /// As [`TensorFile::read`], under another shape of as many numbers, and a matrix transposed if so asked.
     pub(super) fn read_as(
         &self,
@@ -140,6 +148,17 @@ impl TensorFile {
         }
         let bytes = self.bytes(name, tensor)?;
         let stored = tensor.dtype;
+        let same = matches!(
+            (stored, dtype),
+            (StoredType::F16, FloatDType::F16)
+                | (StoredType::BF16, FloatDType::BF16)
+                | (StoredType::F32, FloatDType::F32)
+        );
+        // A float of 4 bytes may begin at every fourth.
+        let aligned = bytes.as_ptr().align_offset(4) == 0;
+        if same && aligned && !transpose && cfg!(target_endian = "little") {
+            return Ok(TensorData::from_bytes_vec(bytes, shape, dtype.into()));
+        }
         Ok(match dtype {
             FloatDType::F16 => data::<f16>(&bytes, stored, shape, transpose),
             FloatDType::BF16 => data::<bf16>(&bytes, stored, shape, transpose),
@@ -167,21 +186,30 @@ impl TensorFile {
     }
 
     /// The tensor's bytes, as many as its shape and type ask for.
-    fn bytes(&self, name: &str, tensor: &Stored) -> Result<Cow<'_, [u8]>, CheckpointError> {
+    fn bytes(&self, name: &str, tensor: &Stored) -> Result<Vec<u8>, CheckpointError> {
         let shard = &self.shards[tensor.shard];
         let wanted = numbers(&tensor.shape) * tensor.dtype.size();
         let bytes = match &tensor.place {
-            Place::Mapped(range) => shard
-                .map
-                .as_deref()
-                .and_then(|map| map.get(range.clone()))
-                .map(Cow::Borrowed),
-            Place::Pickled(pickled) => Some(Cow::Owned(pickled.read().map_err(|e| {
-                CheckpointError::Damaged {
+            // Read and not mapped: a map's pages would count as this process's memory as long as the file is open.
+            Place::File(range) => match &shard.file {
+                Some(file) => {
+                    let mut bytes = vec![0; range.len()];
+                    read_at(file, range.start as u64, &mut bytes).map_err(|source| {
+                        CheckpointError::Io {
+                            path: shard.path.clone(),
+                            source,
+                        }
+                    })?;
+                    Some(bytes)
+                }
+                None => None,
+            },
+            Place::Pickled(pickled) => {
+                Some(pickled.read().map_err(|e| CheckpointError::Damaged {
                     path: shard.path.clone(),
                     reason: e.to_string(),
-                }
-            })?)),
+                })?)
+            }
         };
         bytes
             .filter(|bytes| bytes.len() == wanted)
@@ -245,17 +273,17 @@ impl TensorFile {
     }
 
     fn add(&mut self, path: &Path) -> Result<(), CheckpointError> {
-        let map = map(path)?;
-        let (map, tensors) = match kind(path, &map)? {
+        let (file, map) = map(path)?;
+        let (file, tensors) = match kind(path, &map)? {
             Kind::Safetensors => {
                 let tensors = safetensors(path, &map)?;
-                (Some(map), tensors)
+                (Some(file), tensors)
             }
             Kind::Pytorch => {
                 let tensors = pytorch(path, &map)?;
-                let mapped = |(_, t): &(String, Stored)| matches!(t.place, Place::Mapped(_));
-                let map = tensors.iter().any(mapped).then_some(map);
-                (map, tensors)
+                let in_file = |(_, t): &(String, Stored)| matches!(t.place, Place::File(_));
+                let file = tensors.iter().any(in_file).then_some(file);
+                (file, tensors)
             }
         };
         if tensors.is_empty() {
@@ -267,7 +295,7 @@ impl TensorFile {
         let shard = self.shards.len();
         self.shards.push(Shard {
             path: path.to_owned(),
-            map,
+            file,
         });
         for (name, mut tensor) in tensors {
             tensor.shard = shard;
@@ -309,7 +337,28 @@ enum Kind {
     Pytorch,
 }
 
-fn map(path: &Path) -> Result<Mmap, CheckpointError> {
+/// Fills `bytes` from an offset on, whatever other threads read meanwhile.
+#[cfg(unix)]
+fn read_at(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+/// Fills `bytes` from an offset on, whatever other threads read meanwhile.
+#[cfg(windows)]
+fn read_at(file: &File, mut offset: u64, mut bytes: &mut [u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                bytes = &mut bytes[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn map(path: &Path) -> Result<(File, Mmap), CheckpointError> {
     let io = |source| CheckpointError::Io {
         path: path.to_owned(),
         source,
@@ -331,7 +380,8 @@ fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     if metadata.len() == 0 {
         return Err(not_a_model("is empty; download it again"));
     }
-    map_read_only(&file).map_err(io)
+    let map = map_read_only(&file).map_err(io)?;
+    Ok((file, map))
 }
 
 /// The one `unsafe` of this crate: without a map, a checkpoint would be in memory twice.
@@ -434,7 +484,7 @@ fn safetensors(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, Check
                 shape: info.shape.clone(),
                 shard: 0,
                 // `read_metadata` has checked that these lie within the file.
-                place: Place::Mapped(8 + header + start..8 + header + end),
+                place: Place::File(8 + header + start..8 + header + end),
             };
             (name, tensor)
         })
@@ -593,7 +643,7 @@ fn archived(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, Option<C
                 dtype: tensor.dtype,
                 shape: tensor.shape,
                 shard: 0,
-                place: Place::Mapped(place),
+                place: Place::File(place),
             },
         ));
     }

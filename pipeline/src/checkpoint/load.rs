@@ -79,19 +79,20 @@ impl Weights {
 ///
 /// Parameters keep their identity and device, are never initialised, and ask for no gradient.
 ///
+/// `types` says in what number type, and is one for all as a rule.
+///
 /// # Errors
 /// If a parameter has no tensor, a tensor no parameter, or the two have other shapes; if a tensor holds no floats; if reading fails.
 pub fn load_module<M: Module>(
     module: M,
     weights: &Weights,
-    dtype: FloatDType,
+    types: impl Into<NumberTypes>,
 ) -> Result<M, CheckpointError> {
     let mut plan = Plan::default();
     module.visit(&mut plan);
-    let tensors = plan.check(weights)?;
+    let tensors = plan.check(weights, types.into())?;
     let mut loader = Loader {
         file: &weights.file,
-        dtype,
         tensors: tensors.into(),
         ahead: VecDeque::new(),
         error: None,
@@ -100,6 +101,49 @@ pub fn load_module<M: Module>(
     match loader.error {
         None => Ok(module),
         Some(error) => Err(error),
+    }
+}
+
+/// The number types that a module's parameters are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumberTypes {
+    /// Of biases and norms, and of what is computed with them.
+    pub dtype: FloatDType,
+    /// Of matrices and kernels.
+    pub matrices: MatrixType,
+}
+
+/// In what number type a module's matrices and convolution kernels are kept. `sd-kernels` widens them as they are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MatrixType {
+    /// In the type that is computed in.
+    #[default]
+    Computed,
+    /// In 16 bits where the file has them so, else in the type that is computed in. No number changes.
+    Stored,
+    /// In this type.
+    As(FloatDType),
+}
+
+impl From<FloatDType> for NumberTypes {
+    fn from(dtype: FloatDType) -> Self {
+        Self {
+            dtype,
+            matrices: MatrixType::Computed,
+        }
+    }
+}
+
+impl NumberTypes {
+    fn of(self, file: &TensorFile, key: &str, shape: &[usize]) -> FloatDType {
+        if shape.len() < 2 {
+            return self.dtype;
+        }
+        match self.matrices {
+            MatrixType::Computed => self.dtype,
+            MatrixType::Stored => file.halves(key).unwrap_or(self.dtype),
+            MatrixType::As(dtype) => dtype,
+        }
     }
 }
 
@@ -152,7 +196,7 @@ impl Plan {
     }
 
     /// Finds the tensor of each parameter.
-    fn check(self, weights: &Weights) -> Result<Vec<Found>, CheckpointError> {
+    fn check(self, weights: &Weights, types: NumberTypes) -> Result<Vec<Found>, CheckpointError> {
         let file = &weights.file;
         let path = || file.path().to_owned();
         let mut missing = Vec::new();
@@ -188,6 +232,7 @@ impl Plan {
                 });
             }
             found.push(Found {
+                dtype: types.of(file, key, &slot.shape),
                 key: key.clone(),
                 shape: slot.shape,
                 transpose: slot.transpose,
@@ -250,25 +295,26 @@ impl ModuleVisitor for Plan {
 /// A tensor of the file and how its parameter takes it.
 struct Found {
     key: String,
+    /// The number type that the parameter is to have.
+    dtype: FloatDType,
     /// The parameter's shape, in the order of the file.
     shape: Vec<usize>,
     transpose: bool,
 }
 
 impl Found {
-    fn read(&self, file: &TensorFile, dtype: FloatDType) -> Result<TensorData, CheckpointError> {
-        file.read_as(&self.key, dtype, &self.shape, self.transpose)
+    fn read(&self, file: &TensorFile) -> Result<TensorData, CheckpointError> {
+        file.read_as(&self.key, self.dtype, &self.shape, self.transpose)
     }
 
-    fn size(&self, dtype: FloatDType) -> usize {
-        self.shape.iter().product::<usize>() * DType::from(dtype).size()
+    fn size(&self) -> usize {
+        self.shape.iter().product::<usize>() * DType::from(self.dtype).size()
     }
 }
 
 /// Hands each parameter its tensor, in the order of the plan.
 struct Loader<'a> {
     file: &'a TensorFile,
-    dtype: FloatDType,
     tensors: VecDeque<Found>,
     ahead: VecDeque<TensorData>,
     error: Option<CheckpointError>,
@@ -282,7 +328,7 @@ impl Loader<'_> {
         if self.ahead.is_empty() {
             let mut bytes = 0;
             let batch: Vec<Found> = std::iter::from_fn(|| {
-                let next = self.tensors.front()?.size(self.dtype);
+                let next = self.tensors.front()?.size();
                 if bytes > 0 && bytes + next > AHEAD {
                     return None;
                 }
@@ -292,7 +338,7 @@ impl Loader<'_> {
             .collect();
             let read: Result<Vec<TensorData>, _> = batch
                 .par_iter()
-                .map(|found| found.read(self.file, self.dtype))
+                .map(|found| found.read(self.file))
                 .collect();
             match read {
                 Ok(read) => self.ahead = read.into(),
@@ -309,7 +355,7 @@ impl ModuleMapper for Loader<'_> {
             return param;
         };
         let device = param.lazy_device();
-        let dtype = DType::from(self.dtype);
+        let dtype = data.dtype();
         // On a GPU, weights stay: they need not come from the pool that activations are cut from.
         let value = device.memory_persistent_allocations(data, |data| {
             Tensor::<D>::from_data(data, (&device, dtype))

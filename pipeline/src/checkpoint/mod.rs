@@ -15,13 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::FloatDType;
 use serde_json::Value;
 
 pub use convert::StoredType;
 pub use error::CheckpointError;
 pub use file::TensorFile;
-pub use load::{Weights, load_module};
+pub use load::{MatrixType, NumberTypes, Weights, load_module};
 
 pub(crate) use file::read_json;
 pub(crate) use infer::clip_vision as infer_clip_vision;
@@ -181,7 +180,7 @@ impl Checkpoint {
         &self.ignored
     }
 
-    /// Fills a freshly made module with a component's weights, converted to `dtype`. See [`load_module`].
+    /// Fills a freshly made module with a component's weights, in the number types asked for. See [`load_module`].
     ///
     /// # Errors
     /// If a parameter has no tensor, a tensor no parameter, or the two have other shapes; if reading fails.
@@ -189,9 +188,9 @@ impl Checkpoint {
         &self,
         part: Part,
         module: M,
-        dtype: FloatDType,
+        types: impl Into<NumberTypes>,
     ) -> Result<M, CheckpointError> {
-        load_module(module, self.weights(part), dtype)
+        load_module(module, self.weights(part), types)
     }
 
     fn component(&self, part: Part) -> &Component {
