@@ -128,10 +128,9 @@ fn on_slices<const N: usize, R>(tensors: [FlexTensor; N], run: impl FnOnce([&[f3
 
 /// 16-bit floats to f32, in the order in which they lie.
 fn widen(input: FlexTensor) -> FlexTensor {
-    let whole = input.layout().start_offset() == 0
-        && input.layout().is_dense_unique_storage()
-        && input.layout().num_elements() * 2 == input.bytes().len();
-    let input = if whole { input } else { input.to_contiguous() };
+    // All that is stored is widened, so that the layout still holds; a part of a larger tensor is copied first.
+    let part = input.bytes().len() > 2 * input.layout().num_elements();
+    let input = if part { input.to_contiguous() } else { input };
     let values = match input.dtype() {
         DType::F16 => memory::widen(input.storage::<f16>()),
         DType::BF16 => memory::widen(input.storage::<bf16>()),
