@@ -420,3 +420,33 @@ fn sixteen_bit_weights_give_what_their_f32_values_give() {
         }
     }
 }
+
+#[test]
+fn what_is_no_number_stays_none() {
+    let device = device();
+    let ones = || Tensor::<4>::ones([1, 1, 40, 8], &device);
+    let broken = |tensor: Tensor<4>| {
+        tensor.slice_assign(
+            [0..1, 0..1, 7..8, 3..4],
+            Tensor::full([1, 1, 1, 1], f32::NAN, &device),
+        )
+    };
+    for [q, k, v] in [
+        [broken(ones()), ones(), ones()],
+        [ones(), broken(ones()), ones()],
+        [ones(), ones(), broken(ones())],
+    ] {
+        let out = values(crate::attention(q, k, v, false));
+        assert!(out.iter().any(|value| value.is_nan()));
+    }
+    let out = [
+        crate::silu(broken(ones())),
+        crate::gelu(broken(ones())),
+        crate::geglu(broken(ones())),
+        crate::quick_gelu(broken(ones())),
+    ];
+    assert!(
+        out.into_iter()
+            .all(|out| values(out).iter().any(|value| value.is_nan()))
+    );
+}

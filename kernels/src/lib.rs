@@ -1,7 +1,11 @@
 //! The few tensor operations that Stable Diffusion spends its time in.
 //!
 //! Each is one function with a plain meaning and a body of burn operations, which runs and differentiates on every device. The model crates
-//! call these and nothing else for attention, group norm with SiLU, GEGLU and quick-GELU, so a faster body has one place to go.
+//! call these and nothing else for attention, norms, activations, linear layers and convolutions.
+//!
+//! With the feature `flex`, which a program turns on together with burn's CPU backend of that name, f32 tensors on the CPU take fused paths
+//! with gradients of their own: they keep no score matrix, pass over the memory once, and choose AVX-512, AVX2, NEON or plain code at run
+//! time. Results do not depend on the number of threads.
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
@@ -22,8 +26,10 @@ mod cpu;
 mod agreement;
 
 use burn::module::Param;
+#[cfg(feature = "flex")]
+use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d};
+use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::tensor::{FloatDType, Tensor};
 #[cfg(feature = "flex")]
 use {
@@ -274,12 +280,15 @@ fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, doubled: bool)
 fn keeps_size(layer: &Conv2d) -> bool {
     let plain = layer.stride == [1, 1] && layer.dilation == [1, 1] && layer.groups == 1;
     plain
-        && match (layer.kernel_size, &layer.padding) {
-            ([3, 3], PaddingConfig2d::Explicit(1, 1, 1, 1)) => true,
-            ([1, 1], PaddingConfig2d::Valid | PaddingConfig2d::Explicit(0, 0, 0, 0)) => true,
-            ([3, 3] | [1, 1], PaddingConfig2d::Same) => true,
-            _ => false,
-        }
+        && matches!(
+            (layer.kernel_size, &layer.padding),
+            ([3, 3], PaddingConfig2d::Explicit(1, 1, 1, 1))
+                | (
+                    [1, 1],
+                    PaddingConfig2d::Valid | PaddingConfig2d::Explicit(0, 0, 0, 0)
+                )
+                | ([3, 3] | [1, 1], PaddingConfig2d::Same)
+        )
 }
 
 /// `x · sigmoid(x)` (Elfwing et al. 2017), of each element.

@@ -110,13 +110,18 @@ fn forward_by<const R: usize>(
         .div_ceil((2 * rayon::current_num_threads()).div_ceil(heads))
         .next_multiple_of(tile)
         .min(1024);
-    let mut tasks: Vec<(usize, usize, &mut [f32], Vec<&mut [f32]>)> = sums
+    let mut tasks: Vec<Task<'_>> = sums
         .chunks_mut(queries)
         .enumerate()
         .flat_map(|(head, sums)| {
             sums.chunks_mut(chunk)
                 .enumerate()
-                .map(move |(c, sums)| (head, c * chunk, sums, Vec::new()))
+                .map(move |(c, sums)| Task {
+                    head,
+                    first: c * chunk,
+                    sums,
+                    out: Vec::new(),
+                })
         })
         .collect();
     let per_head = queries.div_ceil(chunk);
@@ -124,36 +129,41 @@ fn forward_by<const R: usize>(
         let (batch, rest) = (index / (queries * q.heads), index % (queries * q.heads));
         let (position, head) = (rest / q.heads, rest % q.heads);
         tasks[(batch * q.heads + head) * per_head + position / chunk]
-            .3
+            .out
             .push(row);
     }
-    tasks.into_par_iter().for_each(|(head, first, sums, out)| {
-        let (packed_k, packed_v) =
-            packed.read()[head * (k_size + v_size)..][..k_size + v_size].split_at(k_size);
+    tasks.into_par_iter().for_each(|task| {
+        let packed = &packed.read()[task.head * (k_size + v_size)..][..k_size + v_size];
+        let (packed_k, packed_v) = packed.split_at(k_size);
         Arch::new().dispatch(Forward::<R> {
-            q: q.head(head),
+            q: q.head(task.head),
             packed_k,
             packed_v,
-            first,
             keys,
             dim,
             causal,
-            out,
-            sums,
+            task,
         });
     });
+}
+
+/// Some queries of one head.
+struct Task<'a> {
+    head: usize,
+    first: usize,
+    sums: &'a mut [f32],
+    /// Rows of the output.
+    out: Vec<&'a mut [f32]>,
 }
 
 struct Forward<'a, const R: usize> {
     q: Rows<'a>,
     packed_k: &'a [f32],
     packed_v: &'a [f32],
-    first: usize,
     keys: usize,
     dim: usize,
     causal: bool,
-    out: Vec<&'a mut [f32]>,
-    sums: &'a mut [f32],
+    task: Task<'a>,
 }
 
 impl<const R: usize> WithSimd for Forward<'_, R> {
@@ -165,13 +175,17 @@ impl<const R: usize> WithSimd for Forward<'_, R> {
             q,
             packed_k,
             packed_v,
-            first,
             keys,
             dim,
             causal,
-            mut out,
-            sums,
+            task,
         } = self;
+        let Task {
+            first,
+            sums,
+            mut out,
+            ..
+        } = task;
         let width = 2 * S::F32_LANES;
         let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
         let mut queries = Buffer::zeros(dim * width);
@@ -260,9 +274,8 @@ impl<const R: usize> WithSimd for Forward<'_, R> {
                 }
             }
             let mut sum_of = [[0f32; 2 * MAX_LANES]; 2];
-            for i in 0..2 {
-                S::as_mut_simd_f32s(&mut sum_of[0]).0[i] = total[i];
-                S::as_mut_simd_f32s(&mut sum_of[1]).0[i] = largest[i];
+            for (out, vectors) in sum_of.iter_mut().zip([total, largest]) {
+                vectors_mut::<S, 2>(out)[0] = vectors;
             }
             let mixed = mixed.read();
             for lane in 0..wide {

@@ -508,11 +508,9 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Patches
                     }
                 }
                 let d = both_ways::<_, F, OUT, IN>(d);
-                for i in 0..IN {
-                    for j in 0..IN {
-                        let at = ((i * IN + j) * channels_in + channel) * 2 * lanes + half * lanes;
-                        store::<S>(&mut out[at..][..lanes], d[i][j].value);
-                    }
+                for (place, d) in d.iter().flatten().enumerate() {
+                    let at = (place * channels_in + channel) * 2 * lanes + half * lanes;
+                    store::<S>(&mut out[at..][..lanes], d.value);
                 }
             }
         }

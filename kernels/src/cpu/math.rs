@@ -5,8 +5,9 @@
 pub(crate) fn exp2(x: f32) -> f32 {
     // Adding 1.5 · 2²³ leaves the nearest integer in the lowest bits.
     const MAGIC: f32 = 12_582_912.0;
-    let x = if x > -126.0 { x } else { -126.0 };
-    let x = if x < 127.0 { x } else { 127.0 };
+    // What is no number stays none.
+    let x = if x < -126.0 { -126.0 } else { x };
+    let x = if x > 127.0 { 127.0 } else { x };
     let shifted = x + MAGIC;
     let rest = x - (shifted - MAGIC);
     let mut sum = EXP2_TERMS[0];

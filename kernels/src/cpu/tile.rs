@@ -5,6 +5,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::math::EXP2_TERMS;
+
 /// Rows of a strip, where nothing asks for another number: with two columns of vectors, a tile of 24 of AVX-512's 32 registers.
 pub(crate) const STRIP: usize = 12;
 /// Floats of a cache line.
@@ -188,24 +190,14 @@ pub(crate) fn store<S: Simd>(slice: &mut [f32], value: S::f32s) {
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 · 2²³ leaves the nearest integer in the lowest bits.
     let magic = simd.splat_f32s(12_582_912.0);
-    let x = simd.min_f32s(
-        simd.max_f32s(x, simd.splat_f32s(-126.0)),
-        simd.splat_f32s(127.0),
-    );
+    // In this order of the operands what is no number stays none.
+    let x = simd.max_f32s(simd.splat_f32s(-126.0), x);
+    let x = simd.min_f32s(simd.splat_f32s(127.0), x);
     let shifted = simd.add_f32s(x, magic);
     let rest = simd.sub_f32s(x, simd.sub_f32s(shifted, magic));
-    // ln(2)ᵏ / k!
-    let mut sum = simd.splat_f32s(1.525_273_4e-5);
-    for term in [
-        1.540_353e-4,
-        1.333_355_8e-3,
-        9.618_129e-3,
-        5.550_411e-2,
-        2.402_265e-1,
-        6.931_472e-1,
-        1.0,
-    ] {
-        sum = simd.mul_add_e_f32s(sum, rest, simd.splat_f32s(term));
+    let mut sum = simd.splat_f32s(EXP2_TERMS[0]);
+    for term in &EXP2_TERMS[1..] {
+        sum = simd.mul_add_e_f32s(sum, rest, simd.splat_f32s(*term));
     }
     let exponent =
         simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
