@@ -33,26 +33,30 @@ impl DownBlock {
         }
     }
 
-    /// Every layer's output is pushed onto `skips` for the way up.
-    pub(crate) fn forward(
+    /// How many layers there are, each of which leaves a skip for the way up: the residual blocks, and what halves the size.
+    pub(crate) fn layers(&self) -> usize {
+        self.resnets.len() + self.downsamplers.iter().len()
+    }
+
+    /// Layer `at`.
+    pub(crate) fn layer(
         &self,
-        mut hidden: Tensor<4>,
+        at: usize,
+        hidden: Tensor<4>,
         time: &Tensor<2>,
         conditioning: &Conditioning,
-        skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        for (layer, resnet) in self.resnets.iter().enumerate() {
-            hidden = resnet.forward(hidden, time.clone());
-            if let Some(attentions) = &self.attentions {
-                hidden = attentions[layer].forward(hidden, conditioning);
+        match (self.resnets.get(at), &self.downsamplers) {
+            (Some(resnet), _) => {
+                let hidden = resnet.forward(hidden, time.clone());
+                match &self.attentions {
+                    Some(attentions) => attentions[at].forward(hidden, conditioning),
+                    None => hidden,
+                }
             }
-            skips.push(hidden.clone());
+            (None, Some([downsampler])) => sd_kernels::conv2d(hidden, &downsampler.conv),
+            (None, None) => hidden,
         }
-        if let Some([downsampler]) = &self.downsamplers {
-            hidden = sd_kernels::conv2d(hidden, &downsampler.conv);
-            skips.push(hidden.clone());
-        }
-        hidden
     }
 }
 
@@ -124,24 +128,31 @@ impl UpBlock {
         }
     }
 
-    /// Takes its skips from the end of `skips`; the next one left says how large the upsampled output is.
-    pub(crate) fn forward(
+    /// How many layers there are, each of which takes a skip: the residual blocks.
+    pub(crate) fn layers(&self) -> usize {
+        self.resnets.len()
+    }
+
+    /// Layer `at`, over the hidden state and a skip.
+    pub(crate) fn layer(
         &self,
-        mut hidden: Tensor<4>,
+        at: usize,
+        hidden: Tensor<4>,
+        skip: Tensor<4>,
         time: &Tensor<2>,
         conditioning: &Conditioning,
-        skips: &mut Vec<Tensor<4>>,
     ) -> Tensor<4> {
-        for (layer, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips
-                .pop()
-                .expect("the way down left a skip for each layer");
-            hidden = resnet.forward(Tensor::cat(vec![hidden, skip], 1), time.clone());
-            if let Some(attentions) = &self.attentions {
-                hidden = attentions[layer].forward(hidden, conditioning);
-            }
+        let hidden = Tensor::cat(vec![hidden, skip], 1);
+        let hidden = self.resnets[at].forward(hidden, time.clone());
+        match &self.attentions {
+            Some(attentions) => attentions[at].forward(hidden, conditioning),
+            None => hidden,
         }
-        match (&self.upsamplers, skips.last()) {
+    }
+
+    /// What comes after the layers: twice the size, which the next skip says exactly.
+    pub(crate) fn upsample(&self, hidden: Tensor<4>, next: Option<&Tensor<4>>) -> Tensor<4> {
+        match (&self.upsamplers, next) {
             (Some([upsampler]), Some(next)) => {
                 let [_, _, height, width] = next.dims();
                 upsampler.forward(hidden, [height, width])
