@@ -37,9 +37,8 @@ fn run(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     };
     let (side, steps, runs) = (number(1, 512)?, number(2, 20)?, number(3, 3)?.max(1));
     let device = parity::device();
-    let open = |path| {
-        StableDiffusion::open(path, &OpenOptions::default(), FloatDType::F32, &device)
-    };
+    let open =
+        |path| StableDiffusion::open(path, &OpenOptions::default(), FloatDType::F32, &device);
     let model = match model.as_str() {
         "full-size" => {
             let mut small = open(parity::reference().join("tiny-sd"))?;
@@ -63,13 +62,56 @@ fn run(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     };
     let ways = [
         ("full", full.clone()),
-        ("--deep-cache 2", Request { deep_cache: 2, ..full.clone() }),
-        ("--deep-cache 3", Request { deep_cache: 3, ..full.clone() }),
-        ("--deep-cache 5", Request { deep_cache: 5, ..full.clone() }),
-        ("--token-merging 0.25", Request { token_merging: 0.25, ..full.clone() }),
-        ("--token-merging 0.5", Request { token_merging: 0.5, ..full.clone() }),
-        ("--cfg-start 0.2 --cfg-end 0.8", Request { cfg_start: 0.2, cfg_end: 0.8, ..full.clone() }),
-        ("--cfg-end 0.5", Request { cfg_end: 0.5, ..full.clone() }),
+        (
+            "--deep-cache 2",
+            Request {
+                deep_cache: 2,
+                ..full.clone()
+            },
+        ),
+        (
+            "--deep-cache 3",
+            Request {
+                deep_cache: 3,
+                ..full.clone()
+            },
+        ),
+        (
+            "--deep-cache 5",
+            Request {
+                deep_cache: 5,
+                ..full.clone()
+            },
+        ),
+        (
+            "--token-merging 0.25",
+            Request {
+                token_merging: 0.25,
+                ..full.clone()
+            },
+        ),
+        (
+            "--token-merging 0.5",
+            Request {
+                token_merging: 0.5,
+                ..full.clone()
+            },
+        ),
+        (
+            "--cfg-start 0.2 --cfg-end 0.8",
+            Request {
+                cfg_start: 0.2,
+                cfg_end: 0.8,
+                ..full.clone()
+            },
+        ),
+        (
+            "--cfg-end 0.5",
+            Request {
+                cfg_end: 0.5,
+                ..full.clone()
+            },
+        ),
     ];
     let mut seconds = vec![vec![]; ways.len()];
     let mut made = Vec::new();
@@ -83,7 +125,10 @@ fn run(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    println!("{side} pixels, {steps} steps, CFG {}, median of {runs}", full.cfg);
+    println!(
+        "{side} pixels, {steps} steps, CFG {}, median of {runs}",
+        full.cfg
+    );
     println!("| option | whole | shallow | seconds | speed | PSNR in dB | mean of 255 |");
     println!("|---|---|---|---|---|---|---|");
     let median = |seconds: &mut Vec<f64>| {

@@ -281,7 +281,8 @@ fn the_caller_can_break_off_after_any_step() {
     assert_eq!(heard, [Progress::Encoded, steps[0], steps[1]]);
 }
 
-/// What saves work draws nearly the same picture, and really saves it; switched off it changes nothing.
+/// What saves work really saves it, and draws a picture far nearer to the full computation's than another seed's is. (How near it comes with
+/// a trained model, this random one cannot say: `examples/fewer_flops.rs` measures it.)
 #[test]
 fn less_work_gives_nearly_the_same_picture() {
     let model = open();
@@ -299,6 +300,12 @@ fn less_work_gives_nearly_the_same_picture() {
         (made.pictures[0].clone(), made.evaluations)
     };
     let (picture, work) = draw(&full);
+    let other = Request {
+        seed: 43,
+        ..full.clone()
+    };
+    let (stranger, _) = difference(&draw(&other).0, &picture);
+    assert!(stranger > 45.0, "{stranger}");
     let counts = |whole, shallow| Evaluations { whole, shallow };
     assert_eq!(work, counts(40, 0));
     for (name, request, expected, most) in [
@@ -309,7 +316,7 @@ fn less_work_gives_nearly_the_same_picture() {
                 ..full.clone()
             },
             counts(20, 20),
-            12.0,
+            20.0,
         ),
         (
             "deep cache 3",
@@ -318,7 +325,7 @@ fn less_work_gives_nearly_the_same_picture() {
                 ..full.clone()
             },
             counts(14, 26),
-            20.0,
+            25.0,
         ),
         (
             "token merging 0.5",
@@ -327,7 +334,7 @@ fn less_work_gives_nearly_the_same_picture() {
                 ..full.clone()
             },
             counts(40, 0),
-            20.0,
+            25.0,
         ),
         (
             "guidance in the middle",
@@ -337,7 +344,7 @@ fn less_work_gives_nearly_the_same_picture() {
                 ..full.clone()
             },
             counts(32, 0),
-            30.0,
+            25.0,
         ),
         (
             // Where guidance begins and ends, the feature is made anew: after 4 steps and after 16.
@@ -350,7 +357,7 @@ fn less_work_gives_nearly_the_same_picture() {
                 ..full.clone()
             },
             counts(2 + 2 * 4 + 2, 2 + 2 * 8 + 2),
-            40.0,
+            35.0,
         ),
     ] {
         let (other, work) = draw(&request);
