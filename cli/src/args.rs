@@ -150,7 +150,7 @@ pub struct Generate {
     /// What it does not show
     #[arg(long, default_value = "")]
     pub negative: String,
-    /// ddim, euler, euler-a, heun, pndm, dpmpp-2m or unipc
+    /// ddim, euler, euler-a, heun, pndm, dpmpp-2m or unipc; lcm or tcd with a LoRA distilled for them, at 4 to 8 steps and --cfg 1
     #[arg(long, default_value = "dpmpp-2m")]
     pub sampler: String,
     /// How the sampler spreads its noise levels: default or karras
@@ -162,6 +162,21 @@ pub struct Generate {
     /// Strength of the guidance by the prompt; 1 is none
     #[arg(long, default_value_t = 7.0)]
     pub cfg: f64,
+    /// Guide only after this share of the steps, 0 to 1; the steps without guidance take half the time
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    pub cfg_start: f64,
+    /// Guide only up to this share of the steps, 0 to 1
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    pub cfg_end: f64,
+    /// Run the whole UNet in one of N steps, and its finest layers alone in the others: faster, and another picture; 1 is off
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub deep_cache: usize,
+    /// Merge this share of alike positions in the finest self-attention, 0 to 0.75: faster, and another picture; 0 is off
+    #[arg(long, default_value_t = 0.0, value_name = "RATIO")]
+    pub token_merging: f64,
+    /// Share of the noise that sampler tcd makes anew in every step, 0 to 1 [default: 0.3]
+    #[arg(long)]
+    pub eta: Option<f64>,
     /// Seed of the noise; the same seed, model and settings give the same picture [default: a new one]
     #[arg(long)]
     pub seed: Option<u64>,

@@ -4,6 +4,7 @@ use anyhow::Context;
 use clip_text::Prompt;
 use image::RgbImage;
 use lora_core::Lora;
+use sd_diffusion::SamplerKind;
 use sd_pipeline::{
     AdapterFile, Checkpoint, CheckpointOptions, InitImage, OpenOptions, Part, PipelineError,
     Progress, Request, RngKind, StableDiffusion,
@@ -51,8 +52,19 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
             picture,
             strength: args.strength.unwrap_or(0.6),
         }),
+        eta: args.eta,
+        cfg_start: args.cfg_start,
+        cfg_end: args.cfg_end,
+        deep_cache: args.deep_cache,
+        token_merging: args.token_merging,
         image_prompts: vec![],
     };
+    if matches!(sampler, SamplerKind::Lcm | SamplerKind::Tcd) && args.cfg > 2.0 {
+        console.note(format_args!(
+            "--cfg is {}: models for sampler {sampler} hold their guidance already, and 1 to 2 suits them",
+            args.cfg
+        ));
+    }
     let device = common.device.open()?;
     let dtype = common.precision.on(&device)?;
     let files = PictureFiles::new(args.out.as_deref(), seed)?;
@@ -155,6 +167,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         "seed": seed,
         "width": width,
         "height": height,
+        "evaluations": { "whole": made.evaluations.whole, "shallow": made.evaluations.shallow },
         "image_encoder_opened": references.encoded,
         "seconds": { "references": encoding, "opening": loading, "drawing": drawing },
         "peak_memory_bytes": peak_memory(),

@@ -99,6 +99,8 @@ fn sampler_name(sampler: SamplerKind) -> &'static str {
         SamplerKind::Pndm => "PLMS",
         SamplerKind::Dpmpp2m => "DPM++ 2M",
         SamplerKind::UniPc => "UniPC",
+        SamplerKind::Lcm => "LCM",
+        SamplerKind::Tcd => "TCD",
     }
 }
 
@@ -136,6 +138,12 @@ pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) 
     }
     if let Some(init) = &request.init {
         fields.push(("Denoising strength", init.strength.to_string()));
+    }
+    if let Some(eta) = request.eta {
+        fields.push(("Eta", eta.to_string()));
+    }
+    if request.token_merging > 0.0 {
+        fields.push(("Token merging ratio", request.token_merging.to_string()));
     }
     if request.clip_skip > 1 {
         fields.push(("Clip skip", request.clip_skip.to_string()));
@@ -200,6 +208,11 @@ pub fn record(args: &Generate, request: &Request, index: usize, files: &[Named])
         "schedule": request.schedule.to_string(),
         "steps": request.steps,
         "cfg": request.cfg,
+        "cfg_start": request.cfg_start,
+        "cfg_end": request.cfg_end,
+        "deep_cache": request.deep_cache,
+        "token_merging": request.token_merging,
+        "eta": request.eta,
         "seed": request.seed,
         "rng": match request.rng { RngKind::Torch => "torch", RngKind::Philox => "philox" },
         "width": request.width,

@@ -512,7 +512,7 @@ fn weights_that_are_no_numbers() {
 #[test]
 fn options_of_generate_out_of_range() {
     let bench = Bench::new();
-    let all = "ddim, euler, euler-a, heun, pndm, dpmpp-2m, unipc";
+    let all = "ddim, euler, euler-a, heun, pndm, dpmpp-2m, unipc, lcm, tcd";
     for (options, told) in [
         ("--width 65", "--width is 65; a multiple of 8"),
         ("--width 0", "--width is 0"),
@@ -545,6 +545,31 @@ fn options_of_generate_out_of_range() {
         ("--cfg -1", "--cfg is -1"),
         ("--cfg nan", "--cfg is NaN"),
         ("--cfg inf", "--cfg is inf"),
+        ("--cfg-start -0.5", "--cfg-start is -0.5; 0 to 1"),
+        ("--cfg-end 1.5", "--cfg-end is 1.5; 0 to 1"),
+        ("--cfg-end nan", "--cfg-end is NaN"),
+        (
+            "--cfg-start 0.7 --cfg-end 0.3",
+            "--cfg-start is 0.7; no more than --cfg-end, which is 0.3",
+        ),
+        ("--cfg-end 0.01", "at least one whole step"),
+        ("--cfg 1 --cfg-start 0.5", "--cfg is 1; more than 1 with"),
+        ("--deep-cache 0", "--deep-cache is 0; 1 (no"),
+        ("--deep-cache -1", "--deep-cache"),
+        ("--deep-cache 2 --sampler heun", "1 with sampler heun"),
+        ("--token-merging 0.8", "--token-merging is 0.8; 0 to 0.75"),
+        ("--token-merging -0.1", "--token-merging is -0.1"),
+        ("--token-merging nan", "--token-merging is NaN"),
+        ("--eta 0.5", "cannot take eta 0.5"),
+        ("--eta 1.5 --sampler tcd", "cannot take eta 1.5"),
+        (
+            "--sampler lcm --steps 51",
+            "sampler `lcm` cannot take 51 steps",
+        ),
+        (
+            "--sampler tcd --schedule karras",
+            "sampler `tcd` has no `karras` schedule",
+        ),
         ("--count 0", "--count is 0"),
         ("--count -1", "--count"),
         ("--clip-skip 0", "--clip-skip is 0"),

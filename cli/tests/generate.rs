@@ -45,7 +45,7 @@ fn arguments(case: &Value, out: &Path) -> Vec<String> {
         add(option, word(&case[option]));
     }
     add("clip-skip", word(&case["clip_skip"]));
-    for option in ["negative", "strength"] {
+    for option in ["negative", "strength", "eta"] {
         if !case[option].is_null() {
             add(option, word(&case[option]));
         }
@@ -104,6 +104,59 @@ fn samplers_and_schedules_are_diffusers() {
         "unipc",
         "large-seed",
     ]);
+}
+
+#[test]
+fn few_steps_of_distilled_models_are_diffusers() {
+    assert_diffusers(&["lcm-lora", "img2img-lcm", "tcd-0.0", "tcd-0.3"]);
+}
+
+/// What saves work says so in the picture, saves work, and draws nearly the same; at its defaults it is not there.
+#[test]
+fn what_saves_work_is_told() {
+    let dir = folder();
+    let draw = |name: &str, options: &[&str]| {
+        let out = dir.path().join(name);
+        let all = [&["--steps", "10", "--seed", "7", "--json"], options].concat();
+        let json = samecast(with(quick(&tiny(), &out), &all)).done().json();
+        (out, json["evaluations"].clone())
+    };
+    let (full, work) = draw("full.png", &[]);
+    assert_eq!(work, json!({ "whole": 20, "shallow": 0 }));
+    let off = ["--deep-cache", "1", "--token-merging", "0"];
+    let off = [&off[..], &["--cfg-start", "0", "--cfg-end", "1"]].concat();
+    assert_eq!(pixels(&draw("off.png", &off).0), pixels(&full));
+    let on = ["--deep-cache", "2", "--token-merging", "0.5"];
+    let on = [&on[..], &["--cfg-start", "0.2", "--cfg-end", "0.8"]].concat();
+    let (fast, work) = draw("fast.png", &on);
+    assert_eq!(work, json!({ "whole": 8, "shallow": 8 }));
+    let (mean, _) = difference(&pixels(&fast), &pixels(&full));
+    assert!(mean > 0.0 && mean < 60.0, "{mean}");
+    let [texts, _] = chunks(&fast);
+    assert!(texts[0].1.contains("Token merging ratio: 0.5"));
+    let record: Value = serde_json::from_str(&texts[1].1).expect("a JSON object");
+    for (key, value) in [
+        ("cfg_start", json!(0.2)),
+        ("cfg_end", json!(0.8)),
+        ("deep_cache", json!(2)),
+        ("token_merging", json!(0.5)),
+        ("eta", Value::Null),
+    ] {
+        assert_eq!(record[key], value, "{key}");
+    }
+}
+
+#[test]
+fn strong_guidance_of_a_distilled_model_is_noted() {
+    let dir = folder();
+    let note = "hold their guidance already";
+    for (cfg, noted) in [("7", true), ("1", false)] {
+        let out = dir.path().join("a.png");
+        let options = ["--sampler", "lcm", "--steps", "2", "--cfg", cfg];
+        let all = with(quick(&tiny(), &out), &options);
+        let run = samecast(all.iter().filter(|word| *word != "--quiet")).done();
+        assert_eq!(run.stderr.contains(note), noted, "{}", run.stderr);
+    }
 }
 
 #[test]

@@ -63,6 +63,10 @@ pub struct SchedulerConfig {
     pub euler_at_final: bool,
     /// The steps after which `unipc` does not correct.
     pub disable_corrector: Vec<usize>,
+    /// How many timesteps a consistency model was distilled at (`lcm`, `tcd`), among which its steps are chosen.
+    pub original_inference_steps: usize,
+    /// What `lcm` multiplies timesteps by where it bounds the model to the identity at 0.
+    pub timestep_scaling: f64,
     /// All other keys. [`Sampler::new`](crate::Sampler::new) refuses the ones that would change its result.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -166,6 +170,8 @@ impl Default for SchedulerConfig {
             lower_order_final: true,
             euler_at_final: false,
             disable_corrector: Vec::new(),
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
             other: Map::new(),
         }
     }
@@ -220,6 +226,8 @@ impl SchedulerConfig {
             lower_order_final: take(map, "lower_order_final")?.unwrap_or(true),
             euler_at_final: take(map, "euler_at_final")?.unwrap_or(false),
             disable_corrector: take(map, "disable_corrector")?.unwrap_or_default(),
+            original_inference_steps: take(map, "original_inference_steps")?.unwrap_or(50),
+            timestep_scaling: take(map, "timestep_scaling")?.unwrap_or(10.0),
             other: std::mem::take(map),
         })
     }

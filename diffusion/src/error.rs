@@ -107,6 +107,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A share of new noise outside of `[0, 1]`, or for a sampler that has none.
+    #[error(
+        "sampler `{sampler}` cannot take eta {eta}: it is the share of noise that `tcd` makes anew, 0 to 1, and no other sampler has it"
+    )]
+    Eta {
+        /// The sampler.
+        sampler: SamplerKind,
+        /// The share.
+        eta: f64,
+    },
+
     /// A strength outside of `[0, 1]`, or one that leaves no step to take.
     #[error(
         "strength {strength} of {steps} steps leaves nothing to do: it must be at most 1 and strength × steps at least 1"

@@ -23,11 +23,15 @@ pub enum SamplerKind {
     Dpmpp2m,
     /// `unipc`: diffusers' `UniPCMultistepScheduler`.
     UniPc,
+    /// `lcm`: diffusers' `LCMScheduler`, for latent consistency models and LCM-LoRAs.
+    Lcm,
+    /// `tcd`: diffusers' `TCDScheduler`, for trajectory consistency models and TCD-LoRAs.
+    Tcd,
 }
 
 impl SamplerKind {
     /// All samplers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Ddim,
         Self::Euler,
         Self::EulerAncestral,
@@ -35,6 +39,8 @@ impl SamplerKind {
         Self::Pndm,
         Self::Dpmpp2m,
         Self::UniPc,
+        Self::Lcm,
+        Self::Tcd,
     ];
 
     /// The sampler's name.
@@ -47,6 +53,8 @@ impl SamplerKind {
             Self::Pndm => "pndm",
             Self::Dpmpp2m => "dpmpp-2m",
             Self::UniPc => "unipc",
+            Self::Lcm => "lcm",
+            Self::Tcd => "tcd",
         }
     }
 
@@ -144,6 +152,21 @@ impl Sampler {
         })
     }
 
+    /// The same sampler with another share of noise that is made anew in every step, the γ of `tcd` (Zheng et al. 2024): 0 makes none, 1
+    /// all of it. Without this call it is 0.3, as in diffusers' class. (diffusers' *pipelines* pass 0 on unless they are told another.)
+    ///
+    /// # Errors
+    /// When `eta` is not in `[0, 1]`, or the sampler has no such share.
+    pub fn with_eta(mut self, eta: f64) -> Result<Self, Error> {
+        if (0.0..=1.0).contains(&eta) && self.solver.set_eta(eta) {
+            return Ok(self);
+        }
+        Err(Error::Eta {
+            sampler: self.kind,
+            eta,
+        })
+    }
+
     /// Which sampler this is.
     pub fn kind(&self) -> SamplerKind {
         self.kind
@@ -214,7 +237,8 @@ impl Sampler {
 
     /// The latent after `step`, given what the model predicted at it. Call it for every planned step in order.
     ///
-    /// `euler-a` draws from `noise` once a step, as diffusers does; the others leave it alone.
+    /// `euler-a` draws from `noise` once a step, `lcm` and `tcd` (unless its η is 0) once a step but for the last, as diffusers does; the
+    /// others leave it alone.
     ///
     /// # Shapes
     /// - `latent`, `predicted`, output: `[batch, channels, height, width]`

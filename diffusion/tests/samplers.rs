@@ -26,6 +26,7 @@ struct Case {
     schedule: String,
     steps: usize,
     strength: Option<f64>,
+    eta: Option<f64>,
     /// 0 where diffusers raised an exception or arrived at NaN.
     evaluations: usize,
 }
@@ -57,6 +58,9 @@ fn model(latent: Tensor<4>, timestep: f32) -> Tensor<4> {
 /// The timesteps, and the latent before the first evaluation and after each.
 fn run(case: &Case, config: &SchedulerConfig) -> Result<(Vec<f32>, Vec<Vec<f32>>), Error> {
     let mut sampler = Sampler::new(case.sampler.parse()?, case.schedule.parse()?, config)?;
+    if let Some(eta) = case.eta {
+        sampler = sampler.with_eta(eta)?;
+    }
     let mut rng = TorchRng::new(7);
     let noise = rng.randn_tensor(SHAPE, &parity::device());
     let (steps, mut latent) = match case.strength {
@@ -213,7 +217,7 @@ fn mistakes_are_told() {
 
     says(
         "dpm".parse::<SamplerKind>().err().map(|e| e.to_string()),
-        "there is no sampler `dpm`; there are ddim, euler, euler-a, heun, pndm, dpmpp-2m, unipc",
+        "there is no sampler `dpm`; there are ddim, euler, euler-a, heun, pndm, dpmpp-2m, unipc, lcm, tcd",
     );
     says(
         "exponential"
@@ -226,7 +230,11 @@ fn mistakes_are_told() {
         assert_eq!(kind.to_string().parse::<SamplerKind>().unwrap(), kind);
         let karras = new(kind, Schedule::Karras, &config);
         match kind {
-            SamplerKind::Ddim | SamplerKind::Pndm | SamplerKind::EulerAncestral => {
+            SamplerKind::Ddim
+            | SamplerKind::Pndm
+            | SamplerKind::EulerAncestral
+            | SamplerKind::Lcm
+            | SamplerKind::Tcd => {
                 says(karras, "has no `karras` schedule");
             }
             _ => assert_eq!(karras, None),
@@ -239,7 +247,10 @@ fn mistakes_are_told() {
         );
         says(
             sampler.steps(1001).err().map(|e| e.to_string()),
-            "at most 1000",
+            match kind {
+                SamplerKind::Lcm | SamplerKind::Tcd => "at most 50; 4 to 8 are usual",
+                _ => "at most 1000",
+            },
         );
         for strength in [0.0, 0.04, -1.0, 1.1, f64::NAN] {
             let steps = sampler.image_steps(20, strength);
@@ -257,6 +268,31 @@ fn mistakes_are_told() {
         unipc.steps(1000).err().map(|e| e.to_string()),
         "one noise level",
     );
+
+    let with_eta = |kind, eta| {
+        let sampler = Sampler::new(kind, Schedule::Default, &config).unwrap();
+        sampler.with_eta(eta).err().map(|e| e.to_string())
+    };
+    for eta in [-0.1, 1.1, f64::NAN] {
+        says(with_eta(SamplerKind::Tcd, eta), "0 to 1");
+    }
+    says(
+        with_eta(SamplerKind::Lcm, 0.5),
+        "sampler `lcm` cannot take eta 0.5",
+    );
+    assert_eq!(with_eta(SamplerKind::Tcd, 0.5), None);
+    for (key, value) in [
+        ("original_inference_steps", "0"),
+        ("original_inference_steps", "1001"),
+        ("timestep_scaling", "0"),
+        ("timestep_scaling", "1e30"),
+    ] {
+        let mut json = serde_json::to_value(&config).unwrap();
+        json[key] = serde_json::from_str(value).unwrap();
+        let config = SchedulerConfig::from_json(&json.to_string()).unwrap();
+        let mut lcm = Sampler::new(SamplerKind::Lcm, Schedule::Default, &config).unwrap();
+        says(lcm.steps(4).err().map(|e| e.to_string()), key);
+    }
 
     let sample = SchedulerConfig {
         prediction_type: PredictionType::Sample,

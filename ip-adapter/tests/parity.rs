@@ -128,8 +128,8 @@ impl Bench {
         streams: Vec<ImageStream>,
     ) -> Tensor<4> {
         let conditioning = Conditioning {
-            text: self.parts.tensor("unet.context"),
             streams,
+            ..Conditioning::text(self.parts.tensor("unet.context"))
         };
         let time = self
             .parts

@@ -2,7 +2,7 @@
 
 `pictures.json` is a list of cases: `name`, `prompt`, `negative` (null: none given, so the empty one), `sampler`, `schedule`, `steps`,
 `cfg`, `seed`, `width`, `height`, `clip_skip` (A1111's count: 1 is the last layer), `loras` (`[[file in lora/, scale], …]`), `init_image`
-(in pictures/, or null), `strength`, `count`, `prediction_type`, `files`. `pictures.safetensors` has each case's final latents under its
+(in pictures/, or null), `strength`, `count`, `prediction_type`, `files`, and of `tcd` `eta`. `pictures.safetensors` has each case's final latents under its
 name, as the decoder gets them before it divides by the scaling factor.
 
 Image-to-image: diffusers sizes the picture by the image given, each side rounded down to a multiple of 8 (Lanczos, 8-bit, by PIL, when
@@ -24,8 +24,10 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 from PIL import Image
@@ -45,6 +47,8 @@ SAMPLERS = {
     "dpmpp-2m": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
+# Of models distilled to few steps, which are run without guidance.
+DISTILLED = {"lcm": LCMScheduler, "tcd": TCDScheduler}
 DEFAULT = {
     "prompt": "a portrait of mychar001, smiling, wearing a blue dress, soft window light",
     "negative": "low quality, blurry, bad hands",
@@ -104,6 +108,20 @@ def cases() -> list[dict]:
     add("img2img-karras", sampler="dpmpp-2m", schedule="karras", init_image="init.png", strength=0.6)
     add("img2img-resized", sampler="euler", init_image="init-odd.png", strength=0.6, width=88, height=56)
     add("img2img-lora", sampler="unipc", init_image="init.png", strength=0.6, loras=[["kohya.safetensors", 0.6]])
+    few = {"steps": 6, "cfg": 1.0}
+    add("lcm", sampler="lcm", **few)
+    add("lcm-1", sampler="lcm", steps=1, cfg=1.0)
+    add("lcm-guided", sampler="lcm", steps=4, cfg=1.5)
+    # The modules of the published LCM-LoRA in its spelling: convolutions and time projections too.
+    add("lcm-lora", sampler="lcm", loras=[["locon.safetensors", 1.0]], **few)
+    add("lcm-count-2", sampler="lcm", count=2, **few)
+    add("lcm-v", sampler="lcm", prediction_type="v_prediction", **few)
+    add("img2img-lcm", sampler="lcm", init_image="init.png", strength=0.6, **few)
+    for eta in (0.0, 0.3, 1.0):
+        add(f"tcd-{eta}", sampler="tcd", eta=eta, **few)
+    add("tcd-lora", sampler="tcd", eta=0.3, loras=[["locon.safetensors", 1.0]], **few)
+    add("tcd-count-2", sampler="tcd", eta=0.3, count=2, **few)
+    add("img2img-tcd", sampler="tcd", eta=0.3, init_image="init.png", strength=0.6, **few)
     return out
 
 
@@ -127,7 +145,7 @@ def run(case: dict, moved: bool = False, change=None) -> tuple[list, torch.Tenso
     options = {"prediction_type": case["prediction_type"]}
     if case["schedule"] == "karras":
         options["use_karras_sigmas"] = True
-    scheduler = SAMPLERS[case["sampler"]].from_config(pipe.scheduler.config, **options)
+    scheduler = (SAMPLERS | DISTILLED)[case["sampler"]].from_config(pipe.scheduler.config, **options)
     if case["init_image"]:
         pipe = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
@@ -135,6 +153,8 @@ def run(case: dict, moved: bool = False, change=None) -> tuple[list, torch.Tenso
     if case["loras"]:
         open_loras(pipe, case["loras"])
     arguments = (change(pipe) if change else None) or {}
+    if "eta" in case:
+        arguments["eta"] = case["eta"]
     if case["clip_skip"] > 1:
         # diffusers looks for the final norm under the module's name of transformers 4.
         object.__setattr__(pipe.text_encoder, "text_model", pipe.text_encoder)

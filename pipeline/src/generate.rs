@@ -4,7 +4,7 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use clip_text::{EncodeOptions, Prompt, encode};
 use image::RgbImage;
 use sd_diffusion::{Noise, PhiloxRng, Sampler, SamplerKind, Schedule, Step, TorchRng, guide};
-use sd_unet::{Conditioning, ImageStream};
+use sd_unet::{Conditioning, DeepFeature, ImageStream, TokenMerging};
 
 use crate::resize::lanczos;
 use crate::{ImagePrompt, PipelineError, StableDiffusion};
@@ -43,6 +43,18 @@ pub struct Request {
     pub clip_skip: usize,
     /// A picture to start from.
     pub init: Option<InitImage>,
+    /// The share of its noise that `tcd` makes anew in every step, 0 to 1; the sampler's own choice, 0.3, where there is none.
+    pub eta: Option<f64>,
+    /// Where guidance acts, as shares of the steps from 0 to 1: of `n` steps, number `i` (from 0) is guided if `cfg_start ≤ i / n` and
+    /// `(i + 1) / n ≤ cfg_end`. In the others the prompt's prediction is taken as it is, at half the work (Kynkäänniemi et al. 2024).
+    pub cfg_start: f64,
+    /// Where guidance ends.
+    pub cfg_end: f64,
+    /// Runs the whole UNet in one of so many evaluations, and in the others the layers around its finest skip alone, over the deep feature
+    /// of the last whole one (DeepCache, Ma et al. 2024). 1 runs it whole always.
+    pub deep_cache: usize,
+    /// The share of positions that the finest level's self-attention merges, 0 to 0.75 ([`TokenMerging`]). 0 merges none.
+    pub token_merging: f64,
     /// References that the picture is steered by, through one adapter each. They add up, and each sees its own alone.
     pub image_prompts: Vec<ImagePrompt>,
 }
@@ -82,6 +94,11 @@ impl Default for Request {
             count: 1,
             clip_skip: 1,
             init: None,
+            eta: None,
+            cfg_start: 0.0,
+            cfg_end: 1.0,
+            deep_cache: 1,
+            token_merging: 0.0,
             image_prompts: Vec::new(),
         }
     }
@@ -110,6 +127,17 @@ pub struct Generated {
     pub pictures: Vec<RgbImage>,
     /// The latents before they were decoded, `[count, channels, height / 8, width / 8]`.
     pub latents: Tensor<4>,
+    /// What the UNet had to do for them.
+    pub evaluations: Evaluations,
+}
+
+/// How many latents the UNet was run over; guidance takes two for each picture in each step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evaluations {
+    /// Through all of it.
+    pub whole: usize,
+    /// Through its finest layers alone, over the deep feature of an earlier step.
+    pub shallow: usize,
 }
 
 impl StableDiffusion {
@@ -130,6 +158,9 @@ impl StableDiffusion {
         };
         self.check(request)?;
         let mut sampler = Sampler::new(request.sampler, request.schedule, &self.scheduler)?;
+        if let Some(eta) = request.eta {
+            sampler = sampler.with_eta(eta)?;
+        }
         let steps = match &request.init {
             Some(init) => sampler.image_steps(request.steps, init.strength)?,
             None => sampler.steps(request.steps)?,
@@ -137,8 +168,28 @@ impl StableDiffusion {
         for prompt in &request.image_prompts {
             prompt.check_steps(steps.len())?;
         }
+        let guided: Vec<bool> = (0..steps.len())
+            .map(|index| request.is_guided(index, steps.len()))
+            .collect();
+        if is_guided(request.cfg) && !guided.contains(&true) {
+            return Err(PipelineError::Option {
+                option: "cfg-end",
+                found: request.cfg_end.to_string(),
+                expected: format!(
+                    "at least one whole step of {} between --cfg-start, which is {}, and --cfg-end (--cfg 1 is no guidance at all)",
+                    steps.len(),
+                    request.cfg_start
+                ),
+            });
+        }
         let text = self.text(request);
-        let streams = self.streams(request)?;
+        // With guidance and without it; what no step needs is not made.
+        let streams = [false, true].map(|way| match guided.contains(&way) {
+            true => self.streams(request, way),
+            false => Ok(vec![]),
+        });
+        let [plain, doubled] = streams;
+        let streams = [plain?, doubled?];
         tell(Progress::Encoded)?;
 
         let mut noise: Box<dyn Noise> = match request.rng {
@@ -146,16 +197,72 @@ impl StableDiffusion {
             RngKind::Philox => Box::new(PhiloxRng::new(request.seed)),
         };
         let mut latent = self.first_latent(request, &sampler, &steps, noise.as_mut());
+        let mut evaluations = Evaluations::default();
+        let mut cache: Option<Cache> = None;
         for (index, step) in steps.iter().enumerate() {
-            let acting = request.image_prompts.iter().zip(&streams);
-            let acting = acting.filter(|(prompt, _)| prompt.acts(index, steps.len()));
+            let guided = guided[index];
+            let acting: Vec<bool> = (request.image_prompts.iter())
+                .map(|prompt| prompt.acts(index, steps.len()))
+                .collect();
+            let streams = streams[usize::from(guided)].iter().zip(&acting);
             let conditioning = Conditioning {
-                text: text.clone(),
+                text: match guided || !is_guided(request.cfg) {
+                    true => text.clone(),
+                    false => text.clone().narrow(0, request.count, request.count),
+                },
                 // Tensors are shared, not copied.
-                streams: acting.flat_map(|(_, streams)| streams.clone()).collect(),
+                streams: streams
+                    .filter(|(_, acts)| **acts)
+                    .flat_map(|(streams, _)| streams.clone())
+                    .collect(),
+                merging: (request.token_merging > 0.0)
+                    .then(|| TokenMerging::new(request.token_merging)),
             };
-            let scaled = sampler.scale(latent.clone(), step);
-            let predicted = self.predict(scaled, step, request.cfg, &conditioning);
+            let scaled = sampler.scale(latent.clone(), step).cast(self.dtype);
+            let scaled = if guided {
+                scaled.repeat_dim(0, 2)
+            } else {
+                scaled
+            };
+            let evaluated = scaled.dims()[0];
+            // A feature made under other conditions, or too long ago, is of no use.
+            cache = cache.filter(|cache| {
+                cache.age < request.deep_cache && cache.guided == guided && cache.acting == acting
+            });
+            let predicted = match &mut cache {
+                Some(cache) => {
+                    cache.age += 1;
+                    evaluations.shallow += evaluated;
+                    let feature = &cache.feature;
+                    (self.unet).forward_from(scaled, step.timestep, &conditioning, feature)
+                }
+                None => {
+                    evaluations.whole += evaluated;
+                    if request.deep_cache == 1 {
+                        self.unet.forward(scaled, step.timestep, &conditioning)
+                    } else {
+                        let (predicted, feature) = (self.unet).forward_keeping(
+                            scaled,
+                            step.timestep,
+                            &conditioning,
+                            CACHE_DEPTH,
+                        );
+                        cache = Some(Cache {
+                            feature,
+                            age: 1,
+                            guided,
+                            acting,
+                        });
+                        predicted
+                    }
+                }
+            };
+            // The latent stays f32 whatever the model is.
+            let predicted = predicted.cast(FloatDType::F32);
+            let predicted = match guided {
+                true => guide(predicted, request.cfg),
+                false => predicted,
+            };
             latent = sampler.step(latent, predicted, step, noise.as_mut());
             tell(Progress::Step {
                 done: index + 1,
@@ -173,6 +280,7 @@ impl StableDiffusion {
         Ok(Generated {
             pictures,
             latents: latent,
+            evaluations,
         })
     }
 
@@ -210,6 +318,42 @@ impl StableDiffusion {
                 "1 (no guidance) or more".into(),
             );
         }
+        for (option, value) in [
+            ("cfg-start", request.cfg_start),
+            ("cfg-end", request.cfg_end),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                let expected = "0 to 1, a share of the steps,".into();
+                return refuse(option, value.to_string(), expected);
+            }
+        }
+        if request.cfg_start > request.cfg_end {
+            let expected = format!("no more than --cfg-end, which is {},", request.cfg_end);
+            return refuse("cfg-start", request.cfg_start.to_string(), expected);
+        }
+        if !is_guided(request.cfg) && (request.cfg_start, request.cfg_end) != (0.0, 1.0) {
+            let expected = "more than 1 with --cfg-start or --cfg-end, which say where it acts,";
+            return refuse("cfg", request.cfg.to_string(), expected.into());
+        }
+        if request.deep_cache == 0 {
+            let expected = "1 (no step's features are used again) or more";
+            return refuse("deep-cache", "0".into(), expected.into());
+        }
+        if request.deep_cache > 1 && request.sampler == SamplerKind::Heun {
+            let expected = "1 with sampler heun, which evaluates the model twice in a step to compare the two,";
+            return refuse(
+                "deep-cache",
+                request.deep_cache.to_string(),
+                expected.into(),
+            );
+        }
+        if !(0.0..=TokenMerging::MAX_RATIO).contains(&request.token_merging) {
+            let expected = format!(
+                "0 to {}, a share of the positions,",
+                TokenMerging::MAX_RATIO
+            );
+            return refuse("token-merging", request.token_merging.to_string(), expected);
+        }
         let layers = self.text_encoder.layers();
         if !(1..=layers).contains(&request.clip_skip) {
             let expected = format!("1 to {layers}, the layers of the text encoder,");
@@ -228,11 +372,15 @@ impl StableDiffusion {
     }
 
     /// The streams of each of the request's image prompts.
-    fn streams(&self, request: &Request) -> Result<Vec<Vec<ImageStream>>, PipelineError> {
+    fn streams(
+        &self,
+        request: &Request,
+        guided: bool,
+    ) -> Result<Vec<Vec<ImageStream>>, PipelineError> {
         let layers = self.unet.cross_attentions();
         let prompts = request.image_prompts.iter();
         prompts
-            .map(|prompt| prompt.streams(guided(request.cfg), request.count, &layers, self.dtype))
+            .map(|prompt| prompt.streams(guided, request.count, &layers, self.dtype))
             .collect()
     }
 
@@ -262,7 +410,7 @@ impl StableDiffusion {
                 .hidden
                 .repeat_dim(0, request.count)
         };
-        if guided(request.cfg) {
+        if is_guided(request.cfg) {
             let longest = chunks(&prompt).max(chunks(&negative));
             let negative = embed(&negative, 1, longest);
             let prompt = embed(&prompt, request.clip_skip, longest);
@@ -304,27 +452,26 @@ impl StableDiffusion {
             _ => sampler.initial(draw(shape)),
         }
     }
+}
 
-    /// The model's prediction with guidance, in one evaluation; the latent stays f32 whatever the model is.
-    fn predict(
-        &self,
-        latent: Tensor<4>,
-        step: &Step,
-        cfg: f64,
-        conditioning: &Conditioning,
-    ) -> Tensor<4> {
-        let latent = latent.cast(self.dtype);
-        let predict = |latent| {
-            self.unet
-                .forward(latent, step.timestep, conditioning)
-                .cast(FloatDType::F32)
-        };
-        if guided(cfg) {
-            guide(predict(latent.repeat_dim(0, 2)), cfg)
-        } else {
-            predict(latent)
-        }
+impl Request {
+    /// Whether step `step` of `steps` is guided.
+    fn is_guided(&self, step: usize, steps: usize) -> bool {
+        let share = |done: usize| done as f64 / steps as f64;
+        is_guided(self.cfg) && share(step) >= self.cfg_start && share(step + 1) <= self.cfg_end
     }
+}
+
+/// The skips that are made anew where the deep feature is not: the first convolution's, as DeepCache's authors advise.
+const CACHE_DEPTH: usize = 1;
+
+/// A deep feature, and under which conditions it was made.
+struct Cache {
+    feature: DeepFeature,
+    /// Evaluations since then, with its own.
+    age: usize,
+    guided: bool,
+    acting: Vec<bool>,
 }
 
 /// NaN would otherwise end as a black picture.
@@ -336,7 +483,7 @@ fn all_finite(tensor: &Tensor<4>, what: &'static str) -> Result<(), PipelineErro
     }
 }
 
-fn guided(cfg: f64) -> bool {
+fn is_guided(cfg: f64) -> bool {
     cfg > 1.0
 }
 

@@ -31,7 +31,7 @@ pub use checkpoint::{
     StoredType, TensorFile, Weights, load_module,
 };
 pub use error::PipelineError;
-pub use generate::{Generated, InitImage, Progress, Request, RngKind};
+pub use generate::{Evaluations, Generated, InitImage, Progress, Request, RngKind};
 pub use image_encoder::{ImageEncoder, ImageEncoderFile};
 pub use model::{OpenOptions, StableDiffusion};
 pub use portrait::{

@@ -9,6 +9,7 @@ use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 use sd_kernels::linear;
 
 use crate::conditioning::{Conditioning, KeyValue, Strength};
+use crate::merging::Matching;
 
 /// Sizes of one level's transformers.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct TransformerConfig {
     pub layers: usize,
     /// The index of the level's first cross-attention layer among the UNet's.
     pub first: usize,
+    /// 0 is the finest.
+    pub level: usize,
     pub groups: usize,
     pub linear_projection: bool,
     pub upcast: bool,
@@ -73,6 +76,7 @@ impl TransformerConfig {
                 ),
             },
             layer,
+            level: self.level,
         }
     }
 
@@ -131,6 +135,8 @@ pub struct BasicTransformerBlock {
     ff: FeedForward,
     /// The index of `attn2` among the UNet's cross-attention layers.
     layer: usize,
+    /// The UNet's level that it is in; 0 is the finest.
+    level: usize,
 }
 
 impl BasicTransformerBlock {
@@ -143,7 +149,15 @@ impl BasicTransformerBlock {
         conditioning: &Conditioning,
     ) -> Tensor<3> {
         let normed = layer_norm(hidden.clone(), &self.norm1);
-        let hidden = self.attn1.forward(normed.clone(), normed) + hidden;
+        let merging = conditioning.merging;
+        let hidden = match merging.map_or(0, |merging| merging.merged(self.level, size)) {
+            0 => self.attn1.forward(normed.clone(), normed),
+            count => {
+                let matching = Matching::new(hidden.clone(), size, count);
+                let merged = matching.merge(normed);
+                matching.part(self.attn1.forward(merged.clone(), merged))
+            }
+        } + hidden;
         let normed = layer_norm(hidden.clone(), &self.norm2);
         let streams = conditioning.streams.iter().filter_map(|stream| {
             let strength = stream.strength(self.layer, size)?;
@@ -353,6 +367,7 @@ mod tests {
             heads: 4,
             layers: 1,
             first: 0,
+            level: 0,
             groups: 8,
             linear_projection: false,
             upcast,

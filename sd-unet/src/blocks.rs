@@ -33,52 +33,29 @@ impl DownBlock {
         }
     }
 
-    /// Every layer's output is pushed onto `skips` for the way up.
-    pub(crate) fn forward(
-        &self,
-        mut hidden: Tensor<4>,
-        time: &Tensor<2>,
-        conditioning: &Conditioning,
-        skips: &mut Vec<Tensor<4>>,
-    ) -> Tensor<4> {
-        for layer in 0..self.layers() {
-            hidden = self.layer(layer, hidden, time, conditioning);
-            skips.push(hidden.clone());
-        }
-        if self.halves() {
-            hidden = self.downsample(hidden);
-            skips.push(hidden.clone());
-        }
-        hidden
-    }
-
+    /// How many layers there are, each of which leaves a skip for the way up: the residual blocks, and what halves the size.
     pub(crate) fn layers(&self) -> usize {
-        self.resnets.len()
+        self.resnets.len() + self.downsamplers.iter().len()
     }
 
+    /// Layer `at`.
     pub(crate) fn layer(
         &self,
-        layer: usize,
+        at: usize,
         hidden: Tensor<4>,
         time: &Tensor<2>,
         conditioning: &Conditioning,
     ) -> Tensor<4> {
-        let hidden = self.resnets[layer].forward(hidden, time.clone());
-        match &self.attentions {
-            Some(attentions) => attentions[layer].forward(hidden, conditioning),
-            None => hidden,
-        }
-    }
-
-    /// Whether it ends with half the size.
-    pub(crate) fn halves(&self) -> bool {
-        self.downsamplers.is_some()
-    }
-
-    pub(crate) fn downsample(&self, hidden: Tensor<4>) -> Tensor<4> {
-        match &self.downsamplers {
-            Some([downsampler]) => sd_kernels::conv2d(hidden, &downsampler.conv),
-            None => hidden,
+        match (self.resnets.get(at), &self.downsamplers) {
+            (Some(resnet), _) => {
+                let hidden = resnet.forward(hidden, time.clone());
+                match &self.attentions {
+                    Some(attentions) => attentions[at].forward(hidden, conditioning),
+                    None => hidden,
+                }
+            }
+            (None, Some([downsampler])) => sd_kernels::conv2d(hidden, &downsampler.conv),
+            (None, None) => hidden,
         }
     }
 }
@@ -151,45 +128,24 @@ impl UpBlock {
         }
     }
 
-    /// Takes its skips from the end of `skips`; the next one left says how large the upsampled output is.
-    pub(crate) fn forward(
-        &self,
-        mut hidden: Tensor<4>,
-        time: &Tensor<2>,
-        conditioning: &Conditioning,
-        skips: &mut Vec<Tensor<4>>,
-    ) -> Tensor<4> {
-        for layer in 0..self.layers() {
-            let skip = skips
-                .pop()
-                .expect("the way down left a skip for each layer");
-            hidden = self.layer(layer, hidden, skip, time, conditioning);
-        }
-        match skips.last() {
-            Some(next) => {
-                let [_, _, height, width] = next.dims();
-                self.upsample(hidden, [height, width])
-            }
-            None => hidden,
-        }
-    }
-
+    /// How many layers there are, each of which takes a skip: the residual blocks.
     pub(crate) fn layers(&self) -> usize {
         self.resnets.len()
     }
 
+    /// Layer `at`, over the hidden state and a skip.
     pub(crate) fn layer(
         &self,
-        layer: usize,
+        at: usize,
         hidden: Tensor<4>,
         skip: Tensor<4>,
         time: &Tensor<2>,
         conditioning: &Conditioning,
     ) -> Tensor<4> {
         let hidden = Tensor::cat(vec![hidden, skip], 1);
-        let hidden = self.resnets[layer].forward(hidden, time.clone());
+        let hidden = self.resnets[at].forward(hidden, time.clone());
         match &self.attentions {
-            Some(attentions) => attentions[layer].forward(hidden, conditioning),
+            Some(attentions) => attentions[at].forward(hidden, conditioning),
             None => hidden,
         }
     }
@@ -199,11 +155,14 @@ impl UpBlock {
         self.upsamplers.is_some()
     }
 
-    /// To `size`, where it ends with another one.
-    pub(crate) fn upsample(&self, hidden: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-        match &self.upsamplers {
-            Some([upsampler]) => upsampler.forward(hidden, size),
-            None => hidden,
+    /// What comes after the layers: twice the size, which the next skip says exactly.
+    pub(crate) fn upsample(&self, hidden: Tensor<4>, next: Option<&Tensor<4>>) -> Tensor<4> {
+        match (&self.upsamplers, next) {
+            (Some([upsampler]), Some(next)) => {
+                let [_, _, height, width] = next.dims();
+                upsampler.forward(hidden, [height, width])
+            }
+            _ => hidden,
         }
     }
 }

@@ -9,7 +9,6 @@ use crate::{Conditioning, ImageStream, KeyValue, Timesteps, UNet2DConditionModel
 enum Part<'a> {
     In,
     Down(&'a DownBlock, usize),
-    Downsample(&'a DownBlock),
     Mid,
     Up(&'a UpBlock, usize),
     Upsample(&'a UpBlock),
@@ -22,8 +21,8 @@ struct Entry {
     hidden: Tensor<4>,
     /// What the way down left for this part.
     skip: Option<Tensor<4>>,
-    /// Height and width after a part that doubles them.
-    size: [usize; 2],
+    /// What the way down left for the part after it: as large as a part that doubles the size makes it.
+    next: Option<Tensor<4>>,
 }
 
 impl Part<'_> {
@@ -32,7 +31,7 @@ impl Part<'_> {
     }
 
     fn leaves_skip(self) -> bool {
-        matches!(self, Part::In | Part::Down(..) | Part::Downsample(_))
+        matches!(self, Part::In | Part::Down(..))
     }
 
     fn forward(
@@ -42,17 +41,16 @@ impl Part<'_> {
         time: &Tensor<2>,
         conditioning: &Conditioning,
     ) -> Tensor<4> {
-        let Entry { hidden, skip, size } = entry;
+        let Entry { hidden, skip, next } = entry;
         match (self, skip) {
             (Part::In, _) => sd_kernels::conv2d(hidden, &unet.conv_in),
             (Part::Down(block, layer), _) => block.layer(layer, hidden, time, conditioning),
-            (Part::Downsample(block), _) => block.downsample(hidden),
             (Part::Mid, _) => unet.mid_block.forward(hidden, time, conditioning),
             (Part::Up(block, layer), Some(skip)) => {
                 block.layer(layer, hidden, skip, time, conditioning)
             }
             (Part::Up(..), None) => unreachable!("a layer on the way up takes a skip"),
-            (Part::Upsample(block), _) => block.upsample(hidden, size),
+            (Part::Upsample(block), _) => block.upsample(hidden, next.as_ref()),
             (Part::Out, _) => {
                 let hidden = sd_kernels::group_norm_silu(hidden, &unet.conv_norm_out);
                 sd_kernels::conv2d(hidden, &unet.conv_out)
@@ -95,11 +93,8 @@ impl UNet2DConditionModel {
         let (mut entries, mut skips, mut hidden) = (vec![], vec![], latent.clone());
         for part in plain.parts() {
             let skip = part.takes_skip().then(|| skips.pop()).flatten();
-            let size = skips.last().map_or([0; 2], |next: &Tensor<4>| {
-                let [_, _, height, width] = next.dims();
-                [height, width]
-            });
-            let entry = Entry { hidden, skip, size };
+            let next = skips.last().cloned();
+            let entry = Entry { hidden, skip, next };
             hidden = part.forward(&plain, entry.clone(), &time, &constant);
             if part.leaves_skip() {
                 skips.push(hidden.clone());
@@ -130,7 +125,7 @@ impl UNet2DConditionModel {
             let entry = Entry {
                 hidden: leaf(entry.hidden),
                 skip: entry.skip.map(leaf),
-                size: entry.size,
+                next: entry.next.map(Tensor::from_inner),
             };
             let out = part.forward(self, entry.clone(), &time, &steered);
             let gradients = (out * Tensor::from_inner(pull)).sum().backward();
@@ -155,7 +150,6 @@ impl UNet2DConditionModel {
         let mut parts = vec![Part::In];
         for block in &self.down_blocks {
             parts.extend((0..block.layers()).map(|layer| Part::Down(block, layer)));
-            parts.extend(block.halves().then_some(Part::Downsample(block)));
         }
         parts.push(Part::Mid);
         for block in &self.up_blocks {
@@ -198,6 +192,7 @@ fn with(
     Conditioning {
         text: text(conditioning.text.clone()),
         streams: streams.collect(),
+        ..conditioning.clone()
     }
 }
 

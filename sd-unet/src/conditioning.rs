@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::TokenMerging;
+
 /// What steers the denoising of one batch: text, and streams of keys and values that are attended to apart from it.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
@@ -9,6 +11,8 @@ pub struct Conditioning {
     pub text: Tensor<3>,
     /// Added to what the text gives, each for itself.
     pub streams: Vec<ImageStream>,
+    /// Merges alike positions in self-attention, at less work and some loss; none is the full computation.
+    pub merging: Option<TokenMerging>,
 }
 
 impl Conditioning {
@@ -17,12 +21,19 @@ impl Conditioning {
         Self {
             text,
             streams: Vec::new(),
+            merging: None,
         }
     }
 
     /// Steered by a stream too.
     pub fn with(mut self, stream: ImageStream) -> Self {
         self.streams.push(stream);
+        self
+    }
+
+    /// With alike positions merged in self-attention.
+    pub fn merging(mut self, merging: TokenMerging) -> Self {
+        self.merging = Some(merging);
         self
     }
 }

@@ -26,6 +26,7 @@ mod blocks;
 mod checkpointing;
 mod conditioning;
 mod config;
+mod merging;
 mod model;
 mod resnet;
 mod time;
@@ -34,5 +35,6 @@ pub use conditioning::{Conditioning, ImageStream, KeyValue, Mask};
 pub use config::{
     CrossAttention, DownBlockType, PerAxis, PerLevel, UNetConfig, UNetConfigError, UpBlockType,
 };
-pub use model::UNet2DConditionModel;
+pub use merging::TokenMerging;
+pub use model::{DeepFeature, UNet2DConditionModel};
 pub use time::Timesteps;

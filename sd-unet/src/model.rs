@@ -10,6 +10,22 @@ use crate::config::{CrossAttention, DownBlockType, UNetConfig, UpBlockType};
 use crate::resnet::{ResnetConfig, conv3x3};
 use crate::time::{TimestepEmbedding, Timesteps, sinusoids};
 
+/// What the deep layers made in one evaluation, for [`UNet2DConditionModel::forward_from`].
+#[derive(Clone, Debug)]
+pub struct DeepFeature {
+    /// `[batch, channels, height, width]` of the level that it enters on the way up.
+    hidden: Tensor<4>,
+    /// How many skips lie above it.
+    depth: usize,
+}
+
+impl DeepFeature {
+    /// The batch that it was made for.
+    pub fn batch(&self) -> usize {
+        self.hidden.dims()[0]
+    }
+}
+
 /// The UNet of Stable Diffusion (Rombach et al. 2022), which predicts the noise in a latent.
 ///
 /// ```text
@@ -54,6 +70,7 @@ impl UNet2DConditionModel {
                 heads: config.heads().at(level),
                 layers,
                 first,
+                level,
                 groups: config.norm_num_groups,
                 linear_projection: config.use_linear_projection,
                 upcast: config.upcast_attention,
@@ -134,6 +151,113 @@ impl UNet2DConditionModel {
         timestep: impl Into<Timesteps>,
         conditioning: &Conditioning,
     ) -> Tensor<4> {
+        self.run(latent, timestep.into(), conditioning, usize::MAX, None)
+            .0
+    }
+
+    /// As [`forward`](Self::forward), and gives the deep feature at `depth` too, from which [`forward_from`](Self::forward_from) makes the
+    /// predictions of the next steps: DeepCache (Ma et al. 2024, section 3.2).
+    ///
+    /// `depth` is how many skips, from the finest on, are to be made anew: at 1 the first convolution's alone (the paper's branch 0, and the
+    /// cheapest), at [`depths`](Self::depths) all of them. The prediction is bit for bit the one of `forward`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit each other, or `depth` is 0 or above `depths`.
+    pub fn forward_keeping(
+        &self,
+        latent: Tensor<4>,
+        timestep: impl Into<Timesteps>,
+        conditioning: &Conditioning,
+        depth: usize,
+    ) -> (Tensor<4>, DeepFeature) {
+        assert!(
+            (1..=self.depths()).contains(&depth),
+            "a depth of {depth}, where 1 to {} are there",
+            self.depths()
+        );
+        let (noise, hidden) = self.run(latent, timestep.into(), conditioning, depth, None);
+        let hidden = hidden.expect("every depth up to the last is passed on the way up");
+        (noise, DeepFeature { hidden, depth })
+    }
+
+    /// A prediction whose deep feature is an earlier step's: only the layers above it are run.
+    ///
+    /// It is exact where the feature is the latent's, timestep's and conditioning's own, and close where it is that of a step nearby.
+    ///
+    /// # Shapes
+    /// As [`forward`](Self::forward); the feature's batch, height and width are those of the latent that it was made of, and have to be
+    /// this one's.
+    ///
+    /// # Panics
+    /// If the shapes do not fit each other.
+    pub fn forward_from(
+        &self,
+        latent: Tensor<4>,
+        timestep: impl Into<Timesteps>,
+        conditioning: &Conditioning,
+        feature: &DeepFeature,
+    ) -> Tensor<4> {
+        let (depth, hidden) = (feature.depth, feature.hidden.clone());
+        self.run(latent, timestep.into(), conditioning, depth, Some(hidden))
+            .0
+    }
+
+    /// How many skips lead from the way down to the way up, and so the largest depth of a [`DeepFeature`].
+    pub fn depths(&self) -> usize {
+        1 + self
+            .down_blocks
+            .iter()
+            .map(DownBlock::layers)
+            .sum::<usize>()
+    }
+
+    /// The prediction, and the hidden state below the `depth` finest skips, which may be given.
+    fn run(
+        &self,
+        latent: Tensor<4>,
+        timestep: Timesteps,
+        conditioning: &Conditioning,
+        depth: usize,
+        mut deep: Option<Tensor<4>>,
+    ) -> (Tensor<4>, Option<Tensor<4>>) {
+        self.check(&latent, conditioning);
+        let time = self.time(&timestep, &latent);
+        let made = if deep.is_some() { depth } else { usize::MAX };
+        let mut hidden = sd_kernels::conv2d(latent, &self.conv_in);
+        let mut skips = vec![hidden.clone()];
+        'down: for block in &self.down_blocks {
+            for at in 0..block.layers() {
+                if skips.len() == made {
+                    break 'down;
+                }
+                hidden = block.layer(at, hidden, &time, conditioning);
+                skips.push(hidden.clone());
+            }
+        }
+        if deep.is_none() {
+            hidden = self.mid_block.forward(hidden, &time, conditioning);
+        }
+        let mut below = self.depths();
+        for block in &self.up_blocks {
+            for at in 0..block.layers() {
+                if below == depth {
+                    hidden = deep.get_or_insert(hidden).clone();
+                }
+                if below <= made {
+                    let skip = skips.pop().expect("a skip for each layer on the way up");
+                    hidden = block.layer(at, hidden, skip, &time, conditioning);
+                }
+                below -= 1;
+            }
+            if below < made {
+                hidden = block.upsample(hidden, skips.last());
+            }
+        }
+        let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
+        (sd_kernels::conv2d(hidden, &self.conv_out), deep)
+    }
+
+    fn check(&self, latent: &Tensor<4>, conditioning: &Conditioning) {
         let [batch, _, _, _] = latent.dims();
         assert_shape!(latent, [_, self.config.in_channels, _, _]);
         assert_shape!(conditioning.text, [batch, _, _]);
@@ -148,19 +272,6 @@ impl UNet2DConditionModel {
                 );
             }
         }
-
-        let time = self.time(&timestep.into(), &latent);
-        let mut hidden = sd_kernels::conv2d(latent, &self.conv_in);
-        let mut skips = vec![hidden.clone()];
-        for block in &self.down_blocks {
-            hidden = block.forward(hidden, &time, conditioning, &mut skips);
-        }
-        hidden = self.mid_block.forward(hidden, &time, conditioning);
-        for block in &self.up_blocks {
-            hidden = block.forward(hidden, &time, conditioning, &mut skips);
-        }
-        let hidden = sd_kernels::group_norm_silu(hidden, &self.conv_norm_out);
-        sd_kernels::conv2d(hidden, &self.conv_out)
     }
 
     /// The embedding of the timesteps, `[batch, 4 · channels]`. Every residual block takes it past a SiLU, so that is applied here.

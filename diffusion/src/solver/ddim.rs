@@ -32,13 +32,7 @@ impl Solver for Ddim {
     fn plan(&mut self, steps: usize) -> Result<Vec<f32>, Error> {
         self.timesteps = self.levels.whole_timesteps(steps)?;
         self.stride = self.levels.noise.timesteps() / steps;
-        let divides = self.levels.prediction == PredictionType::Epsilon;
-        if divides && (self.timesteps.iter()).any(|&t| self.levels.noise.alphas_cumprod()[t] == 0.0)
-        {
-            let reason = "the first is pure noise, where a model that predicts `epsilon` says nothing of the image; \
-                          `timestep_spacing` leading leaves it out";
-            return Err(self.levels.refuse(steps, reason));
-        }
+        self.levels.check_divisor(&self.timesteps)?;
         Ok(self.timesteps.iter().map(|&t| t as f32).collect())
     }
 

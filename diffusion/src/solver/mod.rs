@@ -4,7 +4,9 @@ mod ddim;
 mod dpmpp;
 mod euler;
 mod heun;
+mod lcm;
 mod pndm;
+mod tcd;
 mod unipc;
 
 use std::fmt::Debug;
@@ -23,6 +25,11 @@ use crate::{
 pub(crate) trait Solver: Debug + Send {
     /// Chooses the timesteps, one for each evaluation, and forgets the past.
     fn plan(&mut self, steps: usize) -> Result<Vec<f32>, Error>;
+
+    /// Sets the share of noise that is made anew; false where the sampler has no such share.
+    fn set_eta(&mut self, _eta: f64) -> bool {
+        false
+    }
 
     /// How many evaluations make one step, but for the last step.
     fn evaluations(&self) -> usize {
@@ -66,6 +73,8 @@ pub(crate) fn new(
         SamplerKind::Pndm => Box::new(pndm::Pndm::new(levels, config)),
         SamplerKind::Dpmpp2m => Box::new(dpmpp::Dpmpp2m::new(levels, config)),
         SamplerKind::UniPc => Box::new(unipc::UniPc::new(levels, config)?),
+        SamplerKind::Lcm => Box::new(lcm::Lcm::new(levels, config)),
+        SamplerKind::Tcd => Box::new(tcd::Tcd::new(levels)),
     })
 }
 
@@ -77,6 +86,7 @@ pub(crate) struct Levels {
     prediction: PredictionType,
     spacing: TimestepSpacing,
     steps_offset: usize,
+    distilled_steps: usize,
     karras: bool,
     sigma_min: Option<f64>,
     sigma_max: Option<f64>,
@@ -92,7 +102,7 @@ pub(crate) struct Sigmas {
 
 impl Levels {
     fn new(kind: SamplerKind, schedule: Schedule, config: &SchedulerConfig) -> Result<Self, Error> {
-        use SamplerKind::{Ddim, Dpmpp2m, Euler, EulerAncestral, Heun, Pndm, UniPc};
+        use SamplerKind::{Ddim, Dpmpp2m, Euler, EulerAncestral, Heun, Lcm, Pndm, Tcd, UniPc};
         let has_karras = matches!(kind, Euler | Heun | Dpmpp2m | UniPc);
         if schedule == Schedule::Karras && !has_karras {
             return Err(Error::NoSchedule {
@@ -115,15 +125,16 @@ impl Levels {
         Ok(Self {
             kind,
             noise: match kind {
-                Ddim | Pndm => noise,
+                Ddim | Pndm | Lcm | Tcd => noise,
                 _ => noise.with_finite_sigmas(),
             },
             prediction: config.prediction_type,
             spacing: config.timestep_spacing.unwrap_or(match kind {
-                Ddim | Pndm => TimestepSpacing::Leading,
+                Ddim | Pndm | Lcm | Tcd => TimestepSpacing::Leading,
                 _ => TimestepSpacing::Linspace,
             }),
             steps_offset: config.steps_offset,
+            distilled_steps: config.original_inference_steps,
             karras: has_karras && (schedule == Schedule::Karras || config.use_karras_sigmas),
             sigma_min: config.sigma_min,
             sigma_max: config.sigma_max,
@@ -176,6 +187,51 @@ impl Levels {
             }
             _ => Ok(timesteps),
         }
+    }
+
+    /// The timesteps of the consistency models (`lcm`, `tcd`): evenly among those at which they were distilled, whatever the spacing is.
+    fn distilled_timesteps(&self, steps: usize) -> Result<Vec<usize>, Error> {
+        let (trained, most) = (self.noise.timesteps(), self.distilled_steps);
+        if !(1..=trained).contains(&most) {
+            return Err(Error::Value {
+                key: "original_inference_steps",
+                found: most.to_string(),
+                expected: format!("1 to {trained}, the number of timesteps"),
+            });
+        }
+        match steps {
+            0 => return Err(self.refuse(steps, "it takes at least 1")),
+            steps if steps > most => {
+                let reason = format!(
+                    "the model was distilled at {most} timesteps, so take at most {most}; 4 to 8 are usual"
+                );
+                return Err(self.refuse(steps, reason));
+            }
+            _ => {}
+        }
+        let stride = trained / most;
+        let gap = most as f64 / steps as f64;
+        let timesteps: Vec<usize> = (0..steps)
+            .map(|i| (most - (i as f64 * gap).floor() as usize) * stride - 1)
+            .collect();
+        self.check_divisor(&timesteps)?;
+        Ok(timesteps)
+    }
+
+    /// Where ᾱ is 0, a model that predicts the noise says nothing of the image.
+    fn check_divisor(&self, timesteps: &[usize]) -> Result<(), Error> {
+        let divides = self.prediction == PredictionType::Epsilon;
+        if divides && (timesteps.iter()).any(|&t| self.noise.alphas_cumprod()[t] == 0.0) {
+            let advice = match self.kind {
+                SamplerKind::Ddim => "`timestep_spacing` leading leaves it out",
+                _ => "take another sampler",
+            };
+            let reason = format!(
+                "the first is pure noise, where a model that predicts `epsilon` says nothing of the image; {advice}"
+            );
+            return Err(self.refuse(timesteps.len(), reason));
+        }
+        Ok(())
     }
 
     /// The σ of the samplers that step along dx/dσ (`euler`, `euler-a`, `heun`).
@@ -272,7 +328,7 @@ struct Refused {
 }
 
 fn refuse_what_would_differ(kind: SamplerKind, config: &SchedulerConfig) -> Result<(), Error> {
-    use SamplerKind::{Ddim, Dpmpp2m, Euler, Heun, UniPc};
+    use SamplerKind::{Ddim, Dpmpp2m, Euler, Heun, Lcm, UniPc};
     fn off(value: &Value) -> bool {
         matches!(value, Value::Null | Value::Bool(false))
     }
@@ -284,7 +340,7 @@ fn refuse_what_would_differ(kind: SamplerKind, config: &SchedulerConfig) -> Resu
         is_fine: off,
     };
     let refused = [
-        switch("thresholding", &[Ddim, Dpmpp2m, UniPc]),
+        switch("thresholding", &[Ddim, Dpmpp2m, UniPc, Lcm]),
         switch("use_exponential_sigmas", &[Euler, Heun, Dpmpp2m, UniPc]),
         switch("use_beta_sigmas", &[Euler, Heun, Dpmpp2m, UniPc]),
         switch("use_lu_lambdas", &[Dpmpp2m]),

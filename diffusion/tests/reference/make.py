@@ -6,6 +6,7 @@ Every scheduler is built as a user of diffusers builds it: a StableDiffusionPipe
 Made with torch 2.15 and diffusers 0.42.1.
 """
 
+import itertools
 import json
 import logging
 import tempfile
@@ -33,7 +34,11 @@ SAMPLERS = {
     "pndm": diffusers.PNDMScheduler,
     "dpmpp-2m": diffusers.DPMSolverMultistepScheduler,
     "unipc": diffusers.UniPCMultistepScheduler,
+    "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
 }
+# These draw noise as they go.
+RANDOM = ["euler-a", "lcm", "tcd"]
 WITH_KARRAS = ["euler", "heun", "dpmpp-2m", "unipc"]
 SHAPE = (1, 4, 2, 2)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -94,6 +99,8 @@ FOLDERS = {
     "unipc-saved": saved(diffusers.UniPCMultistepScheduler(**BETAS, disable_corrector=[0, 2])),
     "unipc-bh1": saved(diffusers.UniPCMultistepScheduler(**BETAS, solver_type="bh1", final_sigmas_type="sigma_min")),
     "ddpm-saved": saved(diffusers.DDPMScheduler(**BETAS)),
+    "lcm-saved": saved(diffusers.LCMScheduler(**BETAS, original_inference_steps=25, timestep_scaling=0.02, clip_sample=True)),
+    "tcd-saved": saved(diffusers.TCDScheduler(**BETAS, original_inference_steps=100)),
     "cosine": SD15 | {"beta_schedule": "squaredcos_cap_v2"},
     "linear-500": SD15 | {"beta_schedule": "linear", "num_train_timesteps": 500, "beta_end": 0.02},
     "trained-betas": SD15 | {"trained_betas": [0.002 + 0.0002 * i for i in range(100)], "num_train_timesteps": 100},
@@ -126,7 +133,7 @@ def model(latent, timestep):
     return 0.3 * latent + wave
 
 
-def run(config, sampler, schedule, steps, strength):
+def run(config, sampler, schedule, steps, strength, eta=None):
     extra = {"use_karras_sigmas": True} if schedule == "karras" else {}
     scheduler = SAMPLERS[sampler].from_config(config, **extra)
     scheduler.set_timesteps(steps)
@@ -144,7 +151,9 @@ def run(config, sampler, schedule, steps, strength):
         image = torch.linspace(-1, 1, noise.numel()).reshape(SHAPE)
         latent = scheduler.add_noise(image, noise, timesteps[:1])
     path = [latent]
-    extra = {"generator": generator} if sampler == "euler-a" else {}
+    extra = {"generator": generator} if sampler in RANDOM else {}
+    if eta is not None:
+        extra["eta"] = eta
     for t in timesteps:
         scaled = scheduler.scale_model_input(latent, t)
         latent = scheduler.step(model(scaled, t), t, latent, **extra).prev_sample
@@ -168,12 +177,16 @@ def samplers():
             if (name, sampler) == ("dpm-sde", "dpmpp-2m"):
                 continue  # A random sampler, which ours refuses.
             for schedule in ["default", "karras"][: 1 + (sampler in WITH_KARRAS)]:
-                for steps, strength in todo:
+                # tcd has one setting more, and 0.3 where nobody chooses.
+                etas = [None, 0.0, 0.5, 1.0] if sampler == "tcd" and name in ("sd15", "sd15-v") else [None]
+                for (steps, strength), eta in itertools.product(todo, etas):
                     case = {"config": name, "sampler": sampler, "schedule": schedule, "steps": steps}
                     if strength is not None:
                         case["strength"] = strength
+                    if eta is not None:
+                        case["eta"] = eta
                     try:
-                        t, path = run(config, sampler, schedule, steps, strength)
+                        t, path = run(config, sampler, schedule, steps, strength, eta)
                         timesteps.append(t)
                         paths.append(path[:, ::5].flatten())
                         ends.append(path[-1])
