@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     let mut work: Option<Work> = None;
     for line in io::stdin().lock().lines() {
         let answer =
-            match serde_json::from_str(&line?).and_then(|r| Ok(answer(r, &mut work, &device))) {
+            match serde_json::from_str(&line?).map(|request| answer(request, &mut work, &device)) {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => json!({ "error": format!("{error:#}") }),
                 Err(error) => json!({ "error": error.to_string() }),
