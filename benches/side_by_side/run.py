@@ -133,7 +133,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side at most")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds that a case may take, about; a slower one has one turn")
-    parser.add_argument("--profile", default="release", help="cargo's profile")
+    parser.add_argument("--profile", default="release", help="cargo's profile; debug assertions, as dev has them, make matrix products five times slower")
     parser.add_argument("--binary", type=Path, help="samecast's side as built before (the program `side`), in place of building it")
     options = parser.parse_args()
     if options.binary and not options.binary.is_file():

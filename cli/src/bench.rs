@@ -55,6 +55,11 @@ pub fn run(args: &Bench, common: &Common) -> Result<Value, Failure> {
         fits(&parts, &scene, free)?;
     }
 
+    if cfg!(debug_assertions) {
+        console.note(
+            "note: this build checks itself, which makes matrix products several times slower; build with --release to judge a machine",
+        );
+    }
     // Shares are of what this machine does at best, so that is measured first, whatever parts are asked for.
     console.note("timing matrix products");
     let mut timings = vec![scene.product(&console)?];
