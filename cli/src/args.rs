@@ -84,6 +84,67 @@ pub enum Command {
     /// What this build and this machine offer
     #[command(after_help = "Example:\n  samecast devices --json")]
     Devices,
+    /// This machine's speed, part by part, as a share of its own matrix-product peak
+    #[command(
+        after_help = "Example:\n  samecast bench --quick\n\nNo model file is needed: weights are random, at Stable Diffusion 1.5's sizes. All parts take about a minute\non two cores and 4 GB of memory. A share may be above 100 %: the fused convolutions need fewer multiplications."
+    )]
+    Bench(Bench),
+}
+
+/// Options of `bench`.
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// A few seconds: kernels alone, at 256 pixels, unless other options say otherwise
+    #[arg(long)]
+    pub quick: bool,
+    /// What to time besides matrix products [default: all; with --quick, the first three]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+    pub part: Vec<Part>,
+    /// Side of the picture in pixels, a multiple of 64 [default: 512, with --quick 256]
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<usize>,
+}
+
+/// A part of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Self- and cross-attention of the UNet's finest level
+    Attention,
+    /// 3×3 convolutions of the UNet
+    Convolution,
+    /// Group norm with SiLU, GEGLU, and a linear layer
+    Norms,
+    /// The text encoder
+    TextEncoder,
+    /// One evaluation of the UNet on two pictures, as guidance asks for
+    #[value(name = "unet")]
+    UNet,
+    /// From a latent to a picture
+    VaeDecode,
+}
+
+impl Part {
+    /// All parts.
+    pub const ALL: [Self; 6] = [
+        Self::Attention,
+        Self::Convolution,
+        Self::Norms,
+        Self::TextEncoder,
+        Self::UNet,
+        Self::VaeDecode,
+    ];
+
+    /// As `--part` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Attention => "attention",
+            Self::Convolution => "convolution",
+            Self::Norms => "norms",
+            Self::TextEncoder => "text-encoder",
+            Self::UNet => "unet",
+            Self::VaeDecode => "vae-decode",
+        }
+    }
 }
 
 /// Look into LoRA files.

@@ -1,6 +1,7 @@
 //! The `samecast` program: reads arguments, opens files, shows progress, prints results.
 
 mod args;
+mod bench;
 mod console;
 mod device;
 mod devices;
@@ -77,5 +78,6 @@ fn run(cli: &Cli) -> Result<Value, Failure> {
         Command::Lora(Lora::Info { files }) => lora::info(files, &cli.common),
         Command::Reference(Reference::Check { files }) => reference::check(files, &cli.common),
         Command::Devices => devices::run(&cli.common),
+        Command::Bench(args) => bench::run(args, &cli.common),
     }
 }

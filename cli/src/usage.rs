@@ -35,3 +35,13 @@ pub fn memory_note() -> String {
         format!(", at most {:.1} GB of memory", bytes as f64 / 1e9)
     })
 }
+
+/// The memory that a process can still have, in bytes, as far as the system says it (Linux does).
+pub fn free_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -1,0 +1,82 @@
+//! Our side of `side_by_side/run.py`: answers one request a line, each a JSON object, in the same words as `torch_side.py`.
+//!
+//! `{"prepare": {case}, "backward": false, "model": null}` makes a case ready and computes it once: `{"seconds": …, "sample": […]}`, where the
+//! sample is of 64 elements spread over the result. `{"run": 3}` gives `{"seconds": […]}`. Prepare another case, and the first is dropped.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::tensor::{Device, Int, Tensor};
+use samecast_benches::{Case, Work, prepare};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", untagged)]
+enum Request {
+    Prepare {
+        prepare: Case,
+        backward: bool,
+        model: Option<PathBuf>,
+    },
+    Run {
+        run: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    let device = Device::default();
+    let mut work: Option<Work> = None;
+    for line in io::stdin().lock().lines() {
+        let answer =
+            match serde_json::from_str(&line?).map(|request| answer(request, &mut work, &device)) {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => json!({ "error": format!("{error:#}") }),
+                Err(error) => json!({ "error": error.to_string() }),
+            };
+        let mut out = io::stdout().lock();
+        writeln!(out, "{answer}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn answer(request: Request, work: &mut Option<Work>, device: &Device) -> Result<Value> {
+    match request {
+        Request::Prepare {
+            prepare: case,
+            backward,
+            model,
+        } => {
+            *work = None;
+            let mut ready = prepare(&case.operation, backward, model.as_deref(), device)?;
+            let start = Instant::now();
+            let out = ready();
+            device.sync()?;
+            let seconds = start.elapsed().as_secs_f64();
+            *work = Some(ready);
+            Ok(json!({ "seconds": seconds, "sample": sample(out) }))
+        }
+        Request::Run { run } => {
+            let ready = work.as_mut().context("`run` before `prepare`")?;
+            let mut seconds = vec![];
+            for _ in 0..run {
+                let start = Instant::now();
+                let out = ready();
+                device.sync()?;
+                seconds.push(start.elapsed().as_secs_f64());
+                drop(out);
+            }
+            Ok(json!({ "seconds": seconds }))
+        }
+    }
+}
+
+fn sample(out: Tensor<1>) -> Vec<f32> {
+    let [count] = out.dims();
+    let places: Vec<i64> = (0..64).map(|at| (at * (count - 1) / 63) as i64).collect();
+    let places = Tensor::<1, Int>::from_ints(places.as_slice(), &out.device());
+    out.select(0, places).into_data().iter::<f32>().collect()
+}

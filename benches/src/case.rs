@@ -1,0 +1,333 @@
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn::module::{Module, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use clip_text::ClipTextConfig;
+use sd_pipeline::{Checkpoint, CheckpointOptions, Part};
+use sd_unet::{Conditioning, UNetConfig};
+use sd_vae::VaeConfig;
+use serde::Deserialize;
+
+use crate::pattern::{fill, pattern};
+
+/// Something to be timed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Case {
+    /// What tables call it.
+    pub name: String,
+    /// Whether its gradient is of no use to anyone: what runs in the VAE alone, and whole models.
+    #[serde(default)]
+    pub forward_only: bool,
+    /// What is computed.
+    #[serde(flatten)]
+    pub operation: Operation,
+}
+
+/// What a case computes. Shapes are those of the input, `[batch, channels, height, width]` or `[batch, positions, channels]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Operation {
+    Product {
+        rows: usize,
+        inner: usize,
+        columns: usize,
+    },
+    Attention {
+        query: [usize; 4],
+        tokens: usize,
+        #[serde(default)]
+        causal: bool,
+    },
+    GroupNorm {
+        shape: [usize; 4],
+        silu: bool,
+    },
+    LayerNorm {
+        shape: [usize; 3],
+    },
+    Silu {
+        shape: [usize; 3],
+    },
+    Geglu {
+        shape: [usize; 3],
+    },
+    Gelu {
+        shape: [usize; 3],
+    },
+    QuickGelu {
+        shape: [usize; 3],
+    },
+    Linear {
+        shape: [usize; 3],
+        out: usize,
+    },
+    Convolution {
+        shape: [usize; 4],
+        out: usize,
+        kernel: usize,
+    },
+    UpsampledConvolution {
+        shape: [usize; 4],
+        out: usize,
+    },
+    TextEncoder {
+        batch: usize,
+    },
+    Unet {
+        batch: usize,
+        side: usize,
+    },
+    VaeDecode {
+        side: usize,
+    },
+}
+
+impl Operation {
+    /// Whether it is a whole model, with weights from a checkpoint where one is given.
+    pub fn is_model(&self) -> bool {
+        matches!(
+            self,
+            Self::TextEncoder { .. } | Self::Unet { .. } | Self::VaeDecode { .. }
+        )
+    }
+}
+
+/// A case made ready: each call computes it once, and gives the output, or the gradient of the first input.
+pub type Work = Box<dyn FnMut() -> Tensor<1>>;
+
+/// All cases, from `side_by_side/cases.json`.
+///
+/// # Panics
+/// If that file is garbled.
+pub fn cases() -> Vec<Case> {
+    serde_json::from_str(include_str!("../side_by_side/cases.json"))
+        .expect("side_by_side/cases.json holds cases")
+}
+
+/// Makes the inputs and weights of a case. With `backward`, the gradient of its inputs is computed too, for an output gradient of ones;
+/// weights are frozen, as LoRA training has them. A model comes from the checkpoint `model`, or else has random weights.
+///
+/// # Errors
+/// If the checkpoint cannot be read.
+pub fn prepare(
+    operation: &Operation,
+    backward: bool,
+    model: Option<&Path>,
+    device: &Device,
+) -> Result<Work> {
+    let tracked = device.clone().autodiff();
+    let device = if backward { &tracked } else { device };
+    Ok(match *operation {
+        Operation::Product {
+            rows,
+            inner,
+            columns,
+        } => {
+            let right = pattern([inner, columns], 2, 1.0, device);
+            one(pattern([rows, inner], 1, 1.0, device), backward, move |x| {
+                sd_kernels::product(x, right.clone(), None)
+            })
+        }
+        Operation::Attention {
+            query,
+            tokens,
+            causal,
+        } => {
+            let [batch, heads, _, dim] = query;
+            let kv = |seed| pattern([batch, heads, tokens, dim], seed, 2.0, device);
+            let inputs = [pattern(query, 1, 2.0, device), kv(2), kv(3)];
+            let attend = move |[q, k, v]: [Tensor<4>; 3]| sd_kernels::attention(q, k, v, causal);
+            some(inputs, backward, attend)
+        }
+        Operation::GroupNorm { shape, silu } => {
+            let mut norm = GroupNormConfig::new(32, shape[1])
+                .with_epsilon(1e-5)
+                .init(device);
+            norm.gamma = Some(Param::from_tensor(pattern([shape[1]], 2, 1.0, device)));
+            norm.beta = Some(Param::from_tensor(pattern([shape[1]], 3, 1.0, device)));
+            let norm = norm.no_grad();
+            one(
+                pattern(shape, 1, 2.0, device),
+                backward,
+                move |x| match silu {
+                    true => sd_kernels::group_norm_silu(x, &norm),
+                    false => sd_kernels::group_norm(x, &norm),
+                },
+            )
+        }
+        Operation::LayerNorm { shape } => {
+            let mut norm = LayerNormConfig::new(shape[2])
+                .with_epsilon(1e-5)
+                .init(device);
+            norm.gamma = Param::from_tensor(pattern([shape[2]], 2, 1.0, device));
+            norm.beta = Some(Param::from_tensor(pattern([shape[2]], 3, 1.0, device)));
+            let norm = norm.no_grad();
+            one(pattern(shape, 1, 2.0, device), backward, move |x| {
+                sd_kernels::layer_norm(x, &norm, 1e-5)
+            })
+        }
+        Operation::Silu { shape } => {
+            one(pattern(shape, 1, 4.0, device), backward, sd_kernels::silu)
+        }
+        Operation::Geglu { shape } => {
+            one(pattern(shape, 1, 4.0, device), backward, sd_kernels::geglu)
+        }
+        Operation::Gelu { shape } => {
+            one(pattern(shape, 1, 4.0, device), backward, sd_kernels::gelu)
+        }
+        Operation::QuickGelu { shape } => one(
+            pattern(shape, 1, 4.0, device),
+            backward,
+            sd_kernels::quick_gelu,
+        ),
+        Operation::Linear { shape, out } => {
+            let from = shape[2];
+            let mut layer = LinearConfig::new(from, out).init(device);
+            layer.weight = Param::from_tensor(pattern([from, out], 2, scale(from), device));
+            layer.bias = Some(Param::from_tensor(pattern([out], 3, 1.0, device)));
+            let layer = layer.no_grad();
+            one(pattern(shape, 1, 1.0, device), backward, move |x| {
+                sd_kernels::linear(x, &layer)
+            })
+        }
+        Operation::Convolution { shape, out, kernel } => {
+            let layer = convolution(shape[1], out, kernel, device);
+            one(pattern(shape, 1, 1.0, device), backward, move |x| {
+                sd_kernels::conv2d(x, &layer)
+            })
+        }
+        Operation::UpsampledConvolution { shape, out } => {
+            let layer = convolution(shape[1], out, 3, device);
+            one(pattern(shape, 1, 1.0, device), backward, move |x| {
+                sd_kernels::upsample_conv2d(x, &layer)
+            })
+        }
+        Operation::TextEncoder { batch } => {
+            let encoder = ClipTextConfig::default().init(device);
+            let encoder = load(encoder, Part::TextEncoder, model)?;
+            // The start, words, and the end up to the last position.
+            let row = (0..77).map(|at| match at {
+                0 => 49406,
+                1..12 => 320 + 1009 * at,
+                _ => 49407,
+            });
+            let row: Vec<i64> = row.collect();
+            let tokens = TensorData::new(row.repeat(batch), [batch, 77]);
+            let tokens = Tensor::<2, Int>::from_data(tokens, device);
+            Box::new(move || encoder.forward(tokens.clone()).flatten(0, 2))
+        }
+        Operation::Unet { batch, side } => {
+            let unet = load(UNetConfig::default().init(device), Part::Unet, model)?;
+            let latent = pattern([batch, 4, side, side], 1, 1.7, device);
+            let text = Conditioning::text(pattern([batch, 77, 768], 2, 1.7, device));
+            Box::new(move || unet.forward(latent.clone(), 700.0, &text).flatten(0, 3))
+        }
+        Operation::VaeDecode { side } => {
+            let config = VaeConfig::default();
+            let scaled = 1.7 * config.scaling_factor;
+            let vae = load(config.init(device), Part::Vae, model)?;
+            let latent = pattern([1, 4, side, side], 1, scaled, device);
+            Box::new(move || vae.decode(latent.clone()).flatten(0, 3))
+        }
+    })
+}
+
+fn load<M: Module>(module: M, part: Part, model: Option<&Path>) -> Result<M> {
+    match model {
+        None => Ok(fill(module)),
+        Some(path) => {
+            let checkpoint = Checkpoint::open(path, &CheckpointOptions::default())?;
+            let loaded = checkpoint.load(part, module, FloatDType::F32);
+            Ok(loaded
+                .with_context(|| path.display().to_string())?
+                .no_grad())
+        }
+    }
+}
+
+fn convolution(from: usize, out: usize, kernel: usize, device: &Device) -> Conv2d {
+    let padding = kernel / 2;
+    let mut layer = Conv2dConfig::new([from, out], [kernel, kernel])
+        .with_padding(PaddingConfig2d::Explicit(
+            padding, padding, padding, padding,
+        ))
+        .init(device);
+    let weight = [out, from, kernel, kernel];
+    let scale = scale(from * kernel * kernel);
+    layer.weight = Param::from_tensor(pattern(weight, 2, scale, device));
+    layer.bias = Some(Param::from_tensor(pattern([out], 3, 1.0, device)));
+    layer.no_grad()
+}
+
+fn scale(fan_in: usize) -> f64 {
+    (fan_in as f64).sqrt().recip()
+}
+
+fn one<const D: usize>(
+    input: Tensor<D>,
+    backward: bool,
+    forward: impl Fn(Tensor<D>) -> Tensor<D> + 'static,
+) -> Work {
+    some([input], backward, move |[input]| forward(input))
+}
+
+fn some<const D: usize, const N: usize>(
+    inputs: [Tensor<D>; N],
+    backward: bool,
+    forward: impl Fn([Tensor<D>; N]) -> Tensor<D> + 'static,
+) -> Work {
+    let flat = |tensor: Tensor<D>| {
+        let count = tensor.shape().num_elements();
+        tensor.reshape([count])
+    };
+    if !backward {
+        return Box::new(move || flat(forward(inputs.clone())));
+    }
+    Box::new(move || {
+        let inputs = inputs.clone().map(|input| input.detach().require_grad());
+        let mut gradients = forward(inputs.clone()).backward();
+        let mut found = inputs
+            .map(|input| input.grad_remove(&mut gradients))
+            .into_iter();
+        let first = found.next().flatten();
+        flat(first.expect("a gradient of the input"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parity::{device, values};
+
+    #[test]
+    fn every_kernel_of_the_table_can_be_asked_for() {
+        let cases = cases();
+        let mut names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), cases.len());
+        for model in ["text encoder", "UNet step", "VAE decode"] {
+            assert!(
+                cases
+                    .iter()
+                    .any(|case| case.name == model && case.operation.is_model())
+            );
+        }
+    }
+
+    #[test]
+    fn a_gradient_is_that_of_the_sum_of_the_output() {
+        let operation = Operation::Silu { shape: [1, 2, 8] };
+        let found = values(prepare(&operation, true, None, &device()).unwrap()());
+        let input = values(pattern([16], 1, 4.0, &device()));
+        for (found, x) in found.into_iter().zip(input) {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            let wanted = sigmoid * (1.0 + x * (1.0 - sigmoid));
+            assert!((found - wanted).abs() < 1e-5, "{found} {wanted}");
+        }
+    }
+}
