@@ -3,3 +3,5 @@
 //! So far it holds the [`puppet`]: cartoon portraits, drawn from a seed, with captions.
 
 pub mod puppet;
+#[cfg(feature = "train")]
+pub mod school;

@@ -1,0 +1,224 @@
+//! Trains the pocket model, part by part.
+
+use std::fs;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use clap::{Args, Parser, Subcommand};
+use clip_text::Tokenizer;
+use samecast_pocket::school::{
+    Autoencoding, Latents, Lesson, Painter, Painting, Progress, Pupil, SIZE, load_module,
+    measure_vae, save_module, scheduler_config, text_config, train_tokenizer, vae_config,
+    write_configs,
+};
+use sd_diffusion::NoiseSchedule;
+use sd_vae::{AutoencoderKL, VaeConfig};
+
+/// Trains the pocket model, part by part, from pictures that the puppet draws. Every run can be stopped at any time and goes on when it is
+/// started again.
+#[derive(Parser, Debug)]
+#[command(name = "train-pocket", version, propagate_version = true)]
+struct Cli {
+    /// The model's folder, in diffusers' layout: what is done is taken from there, and put there
+    #[arg(long, value_name = "DIR", default_value = "pocket/model")]
+    model: PathBuf,
+    /// The folder of the runs: states and logs
+    #[arg(long, value_name = "DIR", default_value = "target/pocket")]
+    runs: PathBuf,
+    /// Seed of all that is random
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// The tokenizer's merges; takes seconds
+    Tokenizer,
+    /// The VAE
+    Vae(Run),
+    /// Text encoder and UNet; needs tokenizer and VAE
+    Painter(Run),
+}
+
+#[derive(Args, Debug)]
+struct Run {
+    /// Steps of the run
+    #[arg(long)]
+    steps: u64,
+    /// Stop after this long; the next run goes on
+    #[arg(long, value_name = "MINUTES")]
+    minutes: Option<f64>,
+    /// Put what there is into the model's folder, without training
+    #[arg(long)]
+    export: bool,
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
+        .context("Ctrl-C cannot be caught")
+        .and_then(|()| {
+            fs::create_dir_all(&cli.runs)
+                .with_context(|| format!("`{}` cannot be made", cli.runs.display()))
+        })
+        .and_then(|()| match &cli.command {
+            Command::Tokenizer => train_tokenizer(cli.seed, 2048, &cli.model.join("tokenizer")),
+            Command::Vae(run) => cli.vae(run),
+            Command::Painter(run) => cli.painter(run),
+        });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+impl Run {
+    /// Trains on until the run's end, its time's end, or Ctrl-C.
+    fn learn<M: Module + Sync>(
+        &self,
+        pupil: &mut Pupil<M>,
+        loss: impl Fn(&M, Range<u64>) -> Tensor<1> + Sync,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let limit = self.minutes.map(|m| Duration::from_secs_f64(m * 60.0));
+        let (size, done) = (pupil.size(), pupil.done());
+        eprintln!("{size} numbers; {done} of {} steps done", self.steps);
+        if self.export {
+            return Ok(());
+        }
+        let go_on = |progress: Progress| {
+            let Progress { step, loss, speed } = progress;
+            eprintln!("step {step}: loss {loss:.5}, {speed:.1} samples/s");
+            !STOP.load(Ordering::Relaxed) && limit.is_none_or(|limit| start.elapsed() < limit)
+        };
+        Ok(pupil.learn(loss, go_on)?)
+    }
+}
+
+impl Cli {
+    fn device(&self) -> Device {
+        Device::flex()
+    }
+
+    fn vae(&self, run: &Run) -> Result<()> {
+        let device = self.device();
+        let training = device.clone().autodiff();
+        let lesson = Lesson {
+            name: "vae",
+            batch: 8,
+            parts: 2,
+            steps: run.steps,
+            rate: 1e-3,
+            warmup: 200,
+            cooldown: 0.4,
+            beta2: 0.99,
+            decay: 0.0,
+            clip: 1.0,
+            average: 0.998,
+        };
+        let mut pupil = Pupil::new(vae_config().init(&training), lesson, &self.runs)?;
+        let task = Autoencoding {
+            seed: self.seed,
+            size: SIZE,
+            crop: 48,
+            divergence: 1e-4,
+        };
+        run.learn(&mut pupil, |model, samples| {
+            task.loss(model, samples, &training)
+        })?;
+        let model = pupil.averaged().valid();
+        let found = measure_vae(&model, SIZE, 64, &device);
+        println!(
+            "step {}: {:.2} dB on held-out characters; latents {:.4} ± {:.4}",
+            pupil.done(),
+            found.psnr,
+            found.mean,
+            found.deviation
+        );
+        let config = VaeConfig {
+            scaling_factor: (1e5 / found.deviation).round() / 1e5,
+            ..vae_config()
+        };
+        write_configs(&self.model, &config, &text_config(self.vocabulary()?))?;
+        Ok(save_module(&model, &self.weights("vae"), own_name)?)
+    }
+
+    fn painter(&self, run: &Run) -> Result<()> {
+        let device = self.device();
+        let training = device.clone().autodiff();
+        let lesson = Lesson {
+            name: "painter",
+            batch: 32,
+            parts: 2,
+            steps: run.steps,
+            rate: 1e-3,
+            warmup: 300,
+            cooldown: 0.3,
+            beta2: 0.99,
+            decay: 0.01,
+            clip: 1.0,
+            average: 0.9995,
+        };
+        let tokenizer = self.tokenizer()?;
+        let vae = self.trained_vae(&device)?;
+        let schedule = NoiseSchedule::new(&scheduler_config())?;
+        let painter = Painter::new(self.vocabulary()?, &training);
+        let mut pupil = Pupil::new(painter, lesson, &self.runs)?;
+        let task = Painting {
+            seed: self.seed,
+            batch: 32,
+            latents: Latents::new(vae, self.seed, SIZE, 200_000, &device),
+            tokenizer,
+            schedule,
+        };
+        run.learn(&mut pupil, |model, samples| {
+            task.loss(model, samples, &training)
+        })?;
+        let painter = pupil.averaged().valid();
+        save_module(&painter.unet, &self.weights("unet"), own_name)?;
+        let text = self.model.join("text_encoder/model.safetensors");
+        Ok(save_module(&painter.text_encoder, &text, own_name)?)
+    }
+
+    fn weights(&self, part: &str) -> PathBuf {
+        let folder = self.model.join(part);
+        folder.join("diffusion_pytorch_model.safetensors")
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        let folder = self.model.join("tokenizer");
+        Tokenizer::open(&folder).with_context(|| "run `train-pocket tokenizer` first")
+    }
+
+    fn vocabulary(&self) -> Result<usize> {
+        Ok(self.tokenizer()?.vocab_size())
+    }
+
+    /// The VAE in the model's folder.
+    fn trained_vae(&self, device: &Device) -> Result<AutoencoderKL> {
+        let path = self.model.join("vae/config.json");
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("`{}`; run `train-pocket vae` first", path.display()))?;
+        let config = VaeConfig::from_json(&text)?;
+        let vae = config.init(device);
+        Ok(load_module(vae, &self.weights("vae"), own_name)?)
+    }
+}
+
+/// A parameter's name in the file is its path in the model.
+fn own_name(path: &str) -> Option<String> {
+    Some(path.to_owned())
+}

@@ -1,0 +1,378 @@
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::{gradients, shapes, values, with_values, write_whole};
+
+/// How a model learns: AdamW (Loshchilov & Hutter 2017) on the mean gradient of a batch, and a running mean of the weights.
+#[derive(Clone, Debug)]
+pub struct Lesson {
+    /// What it is called in its files.
+    pub name: &'static str,
+    /// Samples of a step.
+    pub batch: usize,
+    /// Each step's batch is cut into this many parts, which are computed side by side.
+    pub parts: usize,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Highest learning rate.
+    pub rate: f64,
+    /// Steps in which the rate rises from zero.
+    pub warmup: u64,
+    /// Share of the run at its end in which the rate falls to zero.
+    pub cooldown: f64,
+    /// AdamW's second decay.
+    pub beta2: f64,
+    /// Weight decay of matrices and kernels.
+    pub decay: f64,
+    /// The gradient's norm at most.
+    pub clip: f64,
+    /// Share of the old mean in the running mean of the weights.
+    pub average: f64,
+}
+
+/// A model that learns, with all that the next step needs.
+pub struct Pupil<M> {
+    model: M,
+    lesson: Lesson,
+    /// One number for each of `values`: whether it decays.
+    decays: Vec<bool>,
+    values: Vec<f32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    average: Vec<f32>,
+    done: u64,
+    pools: Vec<rayon::ThreadPool>,
+    folder: PathBuf,
+}
+
+/// What has become of the run so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Mean loss since the last report.
+    pub loss: f32,
+    /// Samples a second since the last report.
+    pub speed: f64,
+}
+
+/// Why a run broke off.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LearnError {
+    /// A file could not be read or written.
+    #[error("`{}`: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A saved run is of another kind.
+    #[error("`{}` {reason}; move it away to begin anew", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The loss is no number any more.
+    #[error("the loss of step {0} is no number; try a lower rate from the last saved state")]
+    Diverged(u64),
+}
+
+const MOMENTS: [&str; 4] = ["values", "first", "second", "average"];
+
+impl<M: Module + Sync> Pupil<M> {
+    /// Begins, or goes on from what `folder` holds. The model's parameters ask for gradients.
+    ///
+    /// # Errors
+    /// If a state is there but cannot be gone on from.
+    pub fn new(model: M, lesson: Lesson, folder: &Path) -> Result<Self, LearnError> {
+        let start = values(&model);
+        let decays = shapes(&model)
+            .into_iter()
+            .flat_map(|shape| {
+                let decays = shape.shape.len() > 1 && !shape.path.contains("embedding");
+                std::iter::repeat_n(decays, shape.shape.iter().product())
+            })
+            .collect();
+        let pool = |_| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+            pool.expect("a thread can be started")
+        };
+        let zeros = vec![0.0; start.len()];
+        let mut pupil = Self {
+            decays,
+            first: zeros.clone(),
+            second: zeros,
+            average: start.clone(),
+            values: start,
+            done: 0,
+            pools: (0..lesson.parts).map(pool).collect(),
+            folder: folder.to_path_buf(),
+            model,
+            lesson,
+        };
+        let path = pupil.state_path();
+        match fs::read(&path) {
+            Ok(bytes) => pupil.restore(&path, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(LearnError::File { path, source }),
+        }
+        Ok(pupil)
+    }
+
+    /// Steps done.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// How many numbers are trained.
+    pub fn size(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The model with the running mean of its weights, which is better than the last ones.
+    pub fn averaged(&self) -> M {
+        with_values(self.model.clone(), &self.average)
+    }
+
+    /// Learns until the lesson is done or `go_on` says no, which hears of every step; saves itself every few minutes and at the end.
+    ///
+    /// `loss` is the mean loss over some samples, each given by its number in the run.
+    ///
+    /// # Errors
+    /// If a file cannot be written, or the loss is no number.
+    pub fn learn(
+        &mut self,
+        loss: impl Fn(&M, Range<u64>) -> Tensor<1> + Sync,
+        mut go_on: impl FnMut(Progress) -> bool,
+    ) -> Result<(), LearnError> {
+        const REPORT: u64 = 50;
+        let (mut sum, mut since) = (0.0, Instant::now());
+        let mut saved = Instant::now();
+        while self.done < self.lesson.steps {
+            sum += f64::from(self.step(&loss)?);
+            if !self.done.is_multiple_of(REPORT) && self.done < self.lesson.steps {
+                continue;
+            }
+            let steps = (self.done - 1) % REPORT + 1;
+            let samples = steps as f64 * self.lesson.batch as f64;
+            let progress = Progress {
+                step: self.done,
+                loss: (sum / steps as f64) as f32,
+                speed: samples / since.elapsed().as_secs_f64(),
+            };
+            self.log(progress)?;
+            (sum, since) = (0.0, Instant::now());
+            let stop = !go_on(progress);
+            if stop || saved.elapsed() > Duration::from_secs(180) {
+                self.save()?;
+                saved = Instant::now();
+            }
+            if stop {
+                return Ok(());
+            }
+        }
+        self.save()
+    }
+
+    fn step(
+        &mut self,
+        loss: &(impl Fn(&M, Range<u64>) -> Tensor<1> + Sync),
+    ) -> Result<f32, LearnError> {
+        let (batch, parts) = (self.lesson.batch as u64, self.lesson.parts as u64);
+        let part = |index: u64| {
+            let bound = |index: u64| self.done * batch + index * batch / parts;
+            bound(index)..bound(index + 1)
+        };
+        let results: Vec<(f32, Vec<f32>)> = thread::scope(|scope| {
+            let threads: Vec<_> = (self.pools.iter().enumerate())
+                .map(|(index, pool)| {
+                    let (model, samples) = (self.model.clone(), part(index as u64));
+                    let share = (samples.end - samples.start) as f32 / batch as f32;
+                    let work = move || {
+                        let loss = loss(&model, samples) * share;
+                        let found = gradients(&model, &loss.backward());
+                        (loss.into_scalar::<f32>(), found)
+                    };
+                    scope.spawn(move || pool.install(work))
+                })
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let loss: f32 = results.iter().map(|(loss, _)| loss).sum();
+        let mut total = vec![0.0; self.values.len()];
+        for (_, part) in &results {
+            for (sum, one) in total.iter_mut().zip(part) {
+                *sum += one;
+            }
+        }
+        if !loss.is_finite() || !self.descend(&total) {
+            return Err(LearnError::Diverged(self.done + 1));
+        }
+        self.model = with_values(self.model.clone(), &self.values);
+        Ok(loss)
+    }
+
+    /// One step of AdamW; false if the gradient is not finite.
+    fn descend(&mut self, gradient: &[f32]) -> bool {
+        let norm = gradient
+            .iter()
+            .map(|&g| f64::from(g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        if !norm.is_finite() {
+            return false;
+        }
+        let lesson = &self.lesson;
+        let scale = (lesson.clip / (norm + 1e-6)).min(1.0) as f32;
+        let rate = rate(lesson, self.done);
+        self.done += 1;
+        let (beta1, beta2) = (0.9_f32, lesson.beta2 as f32);
+        let steps = self.done.min(1 << 30) as i32;
+        let correct1 = 1.0 - f64::from(beta1).powi(steps);
+        let correct2 = 1.0 - f64::from(beta2).powi(steps);
+        let stride = (rate / correct1) as f32;
+        let correct2 = (1.0 / correct2.sqrt()) as f32;
+        let shrink = (1.0 - rate * lesson.decay) as f32;
+        // At the start, the mean is over what there is.
+        let young = (1.0 + self.done as f64) / (10.0 + self.done as f64);
+        let keep = lesson.average.min(young) as f32;
+        for (index, &gradient) in gradient.iter().enumerate() {
+            let gradient = gradient * scale;
+            let first = beta1 * self.first[index] + (1.0 - beta1) * gradient;
+            let second = beta2 * self.second[index] + (1.0 - beta2) * gradient * gradient;
+            let mut value = self.values[index];
+            if self.decays[index] {
+                value *= shrink;
+            }
+            value -= stride * first / (second.sqrt() * correct2 + 1e-8);
+            self.first[index] = first;
+            self.second[index] = second;
+            self.values[index] = value;
+            self.average[index] += (1.0 - keep) * (value - self.average[index]);
+        }
+        true
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.folder
+            .join(format!("{}.state.safetensors", self.lesson.name))
+    }
+
+    fn log(&self, progress: Progress) -> Result<(), LearnError> {
+        let path = self.folder.join(format!("{}.csv", self.lesson.name));
+        let failed = |source| LearnError::File {
+            path: path.clone(),
+            source,
+        };
+        let mut file: File = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() == 0 {
+            writeln!(file, "step,samples,loss,rate,samples_per_second").map_err(failed)?;
+        }
+        writeln!(
+            file,
+            "{},{},{:.6},{:.3e},{:.1}",
+            progress.step,
+            progress.step * self.lesson.batch as u64,
+            progress.loss,
+            rate(&self.lesson, progress.step),
+            progress.speed
+        )
+        .map_err(failed)
+    }
+
+    /// The parameters' names and shapes as one number, by which a state is known.
+    fn kind(&self) -> String {
+        let mut digest = Sha256::new();
+        for shape in shapes(&self.model) {
+            digest.update(format!("{} {:?}\n", shape.path, shape.shape));
+        }
+        digest.finalize()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// Writes the state, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&self) -> Result<(), LearnError> {
+        let parts = [&self.values, &self.first, &self.second, &self.average];
+        let bytes = parts
+            .map(|part| -> Vec<u8> { part.iter().flat_map(|value| value.to_le_bytes()).collect() });
+        let views = MOMENTS.iter().zip(&bytes).map(|(name, bytes)| {
+            let view = TensorView::new(Dtype::F32, vec![self.values.len()], bytes);
+            (*name, view.expect("as many bytes as the shape says"))
+        });
+        let header = [("kind", self.kind()), ("step", self.done.to_string())];
+        let header = header.map(|(key, value)| (key.to_owned(), value));
+        let path = self.state_path();
+        safetensors::serialize(views, Some(header.into()))
+            .map_err(io::Error::other)
+            .and_then(|bytes| write_whole(&path, &bytes))
+            .map_err(|source| LearnError::File { path, source })
+    }
+
+    fn restore(&mut self, path: &Path, bytes: &[u8]) -> Result<(), LearnError> {
+        let wrong = |reason: String| LearnError::State {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let damaged = |error| wrong(format!("is damaged or no state of a run ({error})"));
+        let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
+        let header = header.metadata().clone().unwrap_or_default();
+        if header.get("kind") != Some(&self.kind()) {
+            return Err(wrong("is of a model with other parameters".into()));
+        }
+        let step = header.get("step").and_then(|step| step.parse().ok());
+        self.done = step.ok_or_else(|| wrong("does not say its step".into()))?;
+        let parts = [
+            &mut self.values,
+            &mut self.first,
+            &mut self.second,
+            &mut self.average,
+        ];
+        for (name, part) in MOMENTS.into_iter().zip(parts) {
+            let view = file.tensor(name).map_err(damaged)?;
+            if view.dtype() != Dtype::F32 || view.shape() != [part.len()] {
+                return Err(wrong(format!("has another `{name}` than this model")));
+            }
+            let numbers = view.data().as_chunks::<4>().0.iter();
+            *part = numbers.map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        }
+        self.model = with_values(self.model.clone(), &self.values);
+        Ok(())
+    }
+}
+
+/// The learning rate of the step after `done`.
+fn rate(lesson: &Lesson, done: u64) -> f64 {
+    let rise = (done + 1) as f64 / lesson.warmup.max(1) as f64;
+    let left = (lesson.steps - done.min(lesson.steps)) as f64;
+    let fall = left / (lesson.steps as f64 * lesson.cooldown).max(1.0);
+    lesson.rate * rise.min(fall).min(1.0)
+}

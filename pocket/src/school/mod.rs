@@ -1,0 +1,24 @@
+//! How the pocket model was made: every part learned from pictures that the [`puppet`](crate::puppet) draws, with this workspace's own crates.
+//!
+//! A run depends on its seed and its steps alone: sample `n` is drawn from `n`, a step's gradient is the sum of the same parts in the same
+//! order on any machine, and what is saved holds everything that the next step needs.
+
+mod data;
+mod export;
+mod flat;
+mod layout;
+mod learn;
+mod painter;
+mod vae;
+mod words;
+
+pub use data::{Example, Stream, pictures};
+pub use export::{ExportError, load_module, save_module, write_whole};
+pub use flat::{Shape, gradients, shapes, values, with_values};
+pub use layout::{SIZE, write_configs};
+pub use learn::{LearnError, Lesson, Progress, Pupil};
+pub use painter::{
+    Latents, Painter, Painting, scheduler_config, text_config, token_tensor, unet_config,
+};
+pub use vae::{Autoencoding, measure as measure_vae, vae_config};
+pub use words::{POSITIONS, train_tokenizer, training_caption};

@@ -1,0 +1,202 @@
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use clip_text::{ClipTextConfig, ClipTextModel, HiddenAct, Tokenizer};
+use half::f16;
+use sd_diffusion::{BetaSchedule, NoiseSchedule, PredictionType, SchedulerConfig};
+use sd_unet::{
+    Conditioning, DownBlockType, PerAxis, PerLevel, Timesteps, UNet2DConditionModel, UNetConfig,
+    UpBlockType,
+};
+use sd_vae::AutoencoderKL;
+
+use super::words::POSITIONS;
+use super::{Example, Stream, pictures, training_caption};
+
+/// Text encoder and UNet, which learn together.
+#[derive(Module, Debug)]
+pub struct Painter {
+    /// The text encoder.
+    pub text_encoder: ClipTextModel,
+    /// The UNet.
+    pub unet: UNet2DConditionModel,
+}
+
+impl Painter {
+    /// A painter with random weights. The last convolution of the UNet is as it is made.
+    pub fn new(vocabulary: usize, device: &Device) -> Self {
+        Self {
+            text_encoder: text_config(vocabulary).init(device),
+            unet: unet_config().init(device),
+        }
+    }
+}
+
+/// Sizes of the pocket model's text encoder.
+pub fn text_config(vocabulary: usize) -> ClipTextConfig {
+    ClipTextConfig {
+        vocab_size: vocabulary,
+        hidden_size: 128,
+        intermediate_size: 512,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        max_position_embeddings: POSITIONS,
+        hidden_act: HiddenAct::QuickGelu,
+        layer_norm_eps: 1e-5,
+    }
+}
+
+/// Sizes of the pocket model's UNet.
+pub fn unet_config() -> UNetConfig {
+    UNetConfig {
+        sample_size: Some(PerAxis::Square(24)),
+        down_block_types: vec![
+            DownBlockType::DownBlock2D,
+            DownBlockType::CrossAttnDownBlock2D,
+            DownBlockType::CrossAttnDownBlock2D,
+        ],
+        up_block_types: vec![
+            UpBlockType::CrossAttnUpBlock2D,
+            UpBlockType::CrossAttnUpBlock2D,
+            UpBlockType::UpBlock2D,
+        ],
+        block_out_channels: vec![64, 128, 192],
+        layers_per_block: PerLevel::Same(1),
+        norm_num_groups: 16,
+        cross_attention_dim: PerLevel::Same(128),
+        attention_head_dim: PerLevel::Same(4),
+        ..UNetConfig::default()
+    }
+}
+
+/// The pocket model's noise levels: Stable Diffusion's, with the velocity as what is predicted (Salimans & Ho 2022).
+pub fn scheduler_config() -> SchedulerConfig {
+    SchedulerConfig {
+        num_train_timesteps: 1000,
+        beta_start: 0.00085,
+        beta_end: 0.012,
+        beta_schedule: BetaSchedule::ScaledLinear,
+        prediction_type: PredictionType::VPrediction,
+        ..SchedulerConfig::default()
+    }
+}
+
+/// Latents of drawn pictures, each computed when it is first asked for, and kept.
+pub struct Latents {
+    vae: AutoencoderKL,
+    seed: u64,
+    size: usize,
+    device: Device,
+    kept: Vec<OnceLock<Vec<f16>>>,
+}
+
+impl Latents {
+    /// Up to `most` different pictures; after that, the first come again.
+    pub fn new(vae: AutoencoderKL, seed: u64, size: usize, most: usize, device: &Device) -> Self {
+        Self {
+            vae,
+            seed,
+            size,
+            device: device.clone(),
+            kept: (0..most).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// What sample `number` shows.
+    pub fn example(&self, number: u64) -> Example {
+        Example::new(self.seed, number % self.kept.len() as u64)
+    }
+
+    /// The latents of samples in the UNet's units, `[batch, channels, height, width]`.
+    pub fn get(&self, numbers: Range<u64>, device: &Device) -> Tensor<4> {
+        let side = self.size / self.vae.config().pixels_per_cell();
+        let channels = self.vae.config().latent_channels;
+        let count = (numbers.end - numbers.start) as usize;
+        let mut values = Vec::with_capacity(count * channels * side * side);
+        for number in numbers {
+            let place = &self.kept[(number % self.kept.len() as u64) as usize];
+            let latent = place.get_or_init(|| {
+                let example = self.example(number);
+                let picture = pictures(&[example], self.size, self.size, |_| [0, 0], &self.device);
+                let latent = self.vae.encode(picture).mean;
+                latent
+                    .into_data()
+                    .iter::<f32>()
+                    .map(f16::from_f32)
+                    .collect()
+            });
+            values.extend(latent.iter().map(|value| value.to_f32()));
+        }
+        Tensor::from_data(
+            TensorData::new(values, [count, channels, side, side]),
+            device,
+        )
+    }
+}
+
+/// What the painter learns from.
+pub struct Painting {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Samples of a step, over which timesteps are spread evenly.
+    pub batch: usize,
+    /// The pictures.
+    pub latents: Latents,
+    /// The words' tokens.
+    pub tokenizer: Tokenizer,
+    /// The noise levels.
+    pub schedule: NoiseSchedule,
+}
+
+impl Painting {
+    /// The mean squared error of the velocity over samples of the run, each weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023).
+    pub fn loss(&self, model: &Painter, samples: Range<u64>, device: &Device) -> Tensor<1> {
+        let latents = self.latents.get(samples.clone(), device);
+        let shape = latents.dims();
+        let noise: Vec<f32> = samples
+            .clone()
+            .flat_map(|n| Stream::new(self.seed, n, "noise").normal(shape[1..].iter().product()))
+            .collect();
+        let noise = Tensor::from_data(TensorData::new(noise, shape), device);
+        let timesteps: Vec<usize> = samples.clone().map(|n| self.timestep(n)).collect();
+        let tokens = samples.map(|n| {
+            let mut random = Stream::new(self.seed, n, "words");
+            let words = training_caption(&self.latents.example(n), &mut random);
+            self.tokenizer.encode_padded(&words)
+        });
+        let text = model.text_encoder.forward(token_tensor(tokens, device));
+
+        let weights: Vec<f32> = (timesteps.iter())
+            .map(|&t| {
+                let snr = self.schedule.snr(t);
+                snr.min(5.0) / (snr + 1.0)
+            })
+            .collect();
+        let weights = Tensor::<1>::from_data(TensorData::new(weights, [shape[0]]), device);
+        let noisy = (self.schedule).add_noise(latents.clone(), noise.clone(), &timesteps);
+        let target = self.schedule.velocity(latents, noise, &timesteps);
+        let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+        let conditioning = Conditioning::text(text);
+        let predicted = (model.unet).forward(noisy, Timesteps::from(times), &conditioning);
+        let error = (predicted - target).square().flatten::<2>(1, 3);
+        (error.mean_dim(1).squeeze_dim::<1>(1) * weights).mean()
+    }
+
+    /// Timesteps of a step's samples lie evenly apart, from a random start.
+    fn timestep(&self, number: u64) -> usize {
+        let (step, place) = (number / self.batch as u64, number % self.batch as u64);
+        let start = Stream::new(self.seed, step, "timestep").unit();
+        let share = (start + place as f32 / self.batch as f32).fract();
+        (share * self.schedule.timesteps() as f32) as usize
+    }
+}
+
+/// `[batch, positions]`
+pub fn token_tensor(rows: impl Iterator<Item = Vec<u32>>, device: &Device) -> Tensor<2, Int> {
+    let rows: Vec<Vec<u32>> = rows.collect();
+    let shape = [rows.len(), rows.first().map_or(0, Vec::len)];
+    let values: Vec<i64> = rows.into_iter().flatten().map(i64::from).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}

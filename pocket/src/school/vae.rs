@@ -1,0 +1,113 @@
+use burn::tensor::{Device, Tensor, TensorData};
+use sd_vae::{AutoencoderKL, VaeConfig};
+
+use super::{Example, Stream, pictures};
+
+/// Sizes of the pocket model's VAE: a cell of the latent is 4 × 4 pixels.
+pub fn vae_config() -> VaeConfig {
+    VaeConfig {
+        block_out_channels: vec![16, 32, 64],
+        layers_per_block: 2,
+        norm_num_groups: 8,
+        scaling_factor: 1.0,
+        mid_block_add_attention: false,
+        ..VaeConfig::default()
+    }
+}
+
+/// What the VAE learns from: pictures, or squares cut out of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Autoencoding {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Side of a picture in pixels.
+    pub size: usize,
+    /// Side of the square that is cut out of it, in pixels.
+    pub crop: usize,
+    /// Weight of the latent's divergence from a standard normal distribution, in nats a number.
+    pub divergence: f64,
+}
+
+impl Autoencoding {
+    /// The loss over samples of the run: how far the colours are off and how far their differences between neighbours are, which keeps
+    /// lines sharp; and the divergence (Kingma & Welling 2013).
+    pub fn loss(
+        &self,
+        model: &AutoencoderKL,
+        samples: std::ops::Range<u64>,
+        device: &Device,
+    ) -> Tensor<1> {
+        let room = self.size - self.crop;
+        let first = samples.start;
+        let examples: Vec<Example> = samples.map(|n| Example::new(self.seed, n)).collect();
+        let corner = |index: usize| {
+            let mut random = Stream::new(self.seed, first + index as u64, "corner");
+            [0, 1].map(|_| random.below(room + 1))
+        };
+        let image = pictures(&examples, self.size, self.crop, corner, device);
+
+        let posterior = model.encode(image.clone());
+        let [batch, channels, height, width] = posterior.mean.dims();
+        let cells = channels * height * width;
+        let noise: Vec<f32> = (first..first + batch as u64)
+            .flat_map(|n| Stream::new(self.seed, n, "latent").normal(cells))
+            .collect();
+        let noise = TensorData::new(noise, [batch, channels, height, width]);
+        let noise = Tensor::from_data(noise, device);
+        let variance = posterior.deviation.clone().square();
+        let divergence = (posterior.mean.clone().square() + variance.clone()
+            - 1.0
+            - variance.clamp_min(1e-12).log())
+        .mean()
+            * 0.5;
+        let error = model.decode(posterior.sample(noise)) - image;
+        let [_, _, rows, columns] = error.dims();
+        let down = error.clone().slice([0..batch, 0..3, 1..rows])
+            - error.clone().slice([0..batch, 0..3, 0..rows - 1]);
+        let across = error.clone().slice([0..batch, 0..3, 0..rows, 1..columns])
+            - error
+                .clone()
+                .slice([0..batch, 0..3, 0..rows, 0..columns - 1]);
+        let colours = error.clone().abs().mean() + error.square().mean() * 4.0;
+        let edges = down.abs().mean() + across.abs().mean();
+        colours + edges * 0.25 + divergence * self.divergence
+    }
+}
+
+/// What a VAE does to pictures of characters that it never saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconstruction {
+    /// Peak signal-to-noise ratio in decibels, mean over the pictures.
+    pub psnr: f64,
+    /// Standard deviation of the latents' numbers.
+    pub deviation: f64,
+    /// Their mean.
+    pub mean: f64,
+}
+
+/// Measures a VAE on the first `count` characters that are held out, each in a shot of its own.
+pub fn measure(model: &AutoencoderKL, size: usize, count: u64, device: &Device) -> Reconstruction {
+    let (mut psnr, mut sum, mut squares, mut numbers) = (0.0, 0.0, 0.0, 0.0);
+    for seed in 0..count {
+        let example = Example {
+            character: crate::puppet::Character::from_seed(seed),
+            shot: crate::puppet::Shot::random(seed),
+        };
+        let image = pictures(&[example], size, size, |_| [0, 0], device);
+        let latent = model.encode(image.clone()).mean;
+        for value in latent.clone().into_data().iter::<f64>() {
+            sum += value;
+            squares += value * value;
+            numbers += 1.0;
+        }
+        let error = (model.decode(latent).clamp(-1.0, 1.0) - image) * 0.5;
+        let error: f64 = error.square().mean().into_scalar::<f32>().into();
+        psnr -= 10.0 * error.log10();
+    }
+    let mean = sum / numbers;
+    Reconstruction {
+        psnr: psnr / count as f64,
+        deviation: (squares / numbers - mean * mean).sqrt(),
+        mean,
+    }
+}
