@@ -41,7 +41,11 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// The tokenizer's merges; takes seconds
-    Tokenizer,
+    Tokenizer {
+        /// Texts in English, for words that no caption has
+        #[arg(value_name = "FILE")]
+        text: Vec<PathBuf>,
+    },
     /// The VAE
     Vae(Run),
     /// Text encoder and UNet; needs tokenizer and VAE
@@ -72,7 +76,7 @@ fn main() -> ExitCode {
                 .with_context(|| format!("`{}` cannot be made", cli.runs.display()))
         })
         .and_then(|()| match &cli.command {
-            Command::Tokenizer => train_tokenizer(cli.seed, 2048, &cli.model.join("tokenizer")),
+            Command::Tokenizer { text } => cli.train_tokenizer(text),
             Command::Vae(run) => cli.vae(run),
             Command::Painter(run) => cli.painter(run),
         });
@@ -111,6 +115,14 @@ impl Run {
 impl Cli {
     fn device(&self) -> Device {
         Device::flex()
+    }
+
+    fn train_tokenizer(&self, text: &[PathBuf]) -> Result<()> {
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).with_context(|| format!("`{}`", path.display()))
+        };
+        let text = text.iter().map(read).collect::<Result<Vec<_>>>()?;
+        train_tokenizer(self.seed, 2048, &text, &self.model.join("tokenizer"))
     }
 
     fn vae(&self, run: &Run) -> Result<()> {
