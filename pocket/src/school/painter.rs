@@ -13,7 +13,7 @@ use sd_unet::{
 use sd_vae::AutoencoderKL;
 
 use super::words::POSITIONS;
-use super::{Example, Stream, pictures, shapes, training_caption, values, with_values};
+use super::{Example, Stream, pictures, training_caption, with_small_embeddings};
 
 /// Text encoder and UNet, which learn together.
 #[derive(Module, Debug)]
@@ -27,20 +27,8 @@ pub struct Painter {
 impl Painter {
     /// A painter with random weights, those of the embeddings small.
     pub fn new(vocabulary: usize, device: &Device) -> Self {
-        let text_encoder = text_config(vocabulary).init(device);
-        let embeddings = shapes(&text_encoder).into_iter().flat_map(|shape| {
-            let scale = if shape.path.contains("embedding") {
-                0.05
-            } else {
-                1.0
-            };
-            std::iter::repeat_n(scale, shape.shape.iter().product())
-        });
-        let scaled: Vec<f32> = (values(&text_encoder).into_iter().zip(embeddings))
-            .map(|(value, scale)| value * scale)
-            .collect();
         Self {
-            text_encoder: with_values(text_encoder, &scaled),
+            text_encoder: with_small_embeddings(text_config(vocabulary).init(device)),
             unet: unet_config().init(device),
         }
     }
