@@ -158,7 +158,12 @@ impl Comparing {
 }
 
 /// The face in a picture, as a picture: a square about where it is.
-fn face(picture: &RgbImage, character: &Character, shot: &Shot, random: &mut Stream) -> RgbImage {
+pub(super) fn face(
+    picture: &RgbImage,
+    character: &Character,
+    shot: &Shot,
+    random: &mut Stream,
+) -> RgbImage {
     let size = SIZE as f32;
     let found = face_box(character, shot, SIZE as u32);
     let half = found.side as f32 / 2.0;
@@ -174,7 +179,7 @@ fn face(picture: &RgbImage, character: &Character, shot: &Shot, random: &mut Str
 }
 
 /// Half of all pictures lose some of their detail, as those lose it that a model makes.
-fn softened(picture: &RgbImage, random: &mut Stream) -> RgbImage {
+pub(super) fn softened(picture: &RgbImage, random: &mut Stream) -> RgbImage {
     if random.unit() < 0.5 {
         return picture.clone();
     }
@@ -184,7 +189,7 @@ fn softened(picture: &RgbImage, random: &mut Stream) -> RgbImage {
 }
 
 /// Adds a picture's values in `[-1, 1]`, channel by channel.
-fn append(values: &mut Vec<f32>, picture: &RgbImage) {
+pub(super) fn append(values: &mut Vec<f32>, picture: &RgbImage) {
     for channel in 0..3 {
         let bytes = picture.as_raw().iter().skip(channel).step_by(3);
         values.extend(bytes.map(|&byte| f32::from(byte) / 127.5 - 1.0));

@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -8,6 +8,8 @@ use half::f16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
+
+use crate::files::write_whole;
 
 /// Why a model could not be written.
 #[derive(Debug, Error)]
@@ -49,11 +51,26 @@ pub fn save_module<M: Module>(
     path: &Path,
     rename: impl Fn(&str) -> Option<String>,
 ) -> Result<(), ExportError> {
+    save_with(model, path, rename, &[])
+}
+
+/// [`save_module`] with some single numbers beside the parameters.
+///
+/// # Errors
+/// As [`save_module`].
+pub(super) fn save_with<M: Module>(
+    model: &M,
+    path: &Path,
+    rename: impl Fn(&str) -> Option<String>,
+    numbers: &[(&str, f32)],
+) -> Result<(), ExportError> {
     let mut collect = Collect::default();
     model.visit(&mut collect);
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = vec![];
-    for (name, shape, values) in collect.found {
-        let Some(name) = rename(&name) else { continue };
+    let named = (collect.found.into_iter())
+        .filter_map(|(name, shape, values)| Some((rename(&name)?, shape, values)));
+    let numbers = (numbers.iter()).map(|&(name, value)| (name.to_owned(), vec![], vec![value]));
+    for (name, shape, values) in named.chain(numbers) {
         if let Some(&value) = values.iter().find(|v| !f16::from_f32(**v).is_finite()) {
             return Err(ExportError::Range { name, value });
         }
@@ -75,24 +92,6 @@ pub fn save_module<M: Module>(
             path: path.to_path_buf(),
             source,
         })
-}
-
-/// Writes a file under another name beside its place, then puts it there.
-///
-/// # Errors
-/// If that fails; the old file is then as it was.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut builder = tempfile::Builder::new();
-    // Readable by others, as far as the user's umask lets them.
-    #[cfg(unix)]
-    let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }
 
 /// Reads what [`save_module`] wrote, with the same `rename`. Parameters without a name stay as they are.

@@ -1,11 +1,18 @@
+use std::fs;
 use std::io;
 use std::path::Path;
 
-use clip_text::ClipTextConfig;
+use anyhow::Result;
+use clip_text::{ClipTextConfig, Tokenizer};
 use sd_vae::VaeConfig;
 use serde_json::{Value, json};
 
-use super::{scheduler_config, unet_config, write_whole};
+use crate::files::write_whole;
+
+use super::export::save_with;
+use super::{
+    Clip, LOGIT_SCALE, clip_text_config, clip_vision_config, scheduler_config, unet_config,
+};
 
 /// Side of the pocket model's pictures in pixels.
 pub const SIZE: usize = 96;
@@ -93,6 +100,78 @@ pub fn write_configs(folder: &Path, vae: &VaeConfig, text: &ClipTextConfig) -> i
             "up_block_types": unet.up_block_types,
         }),
     )
+}
+
+/// Writes image encoder and text encoder as one folder of a transformers `CLIPModel`, with the tokenizer of another.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn write_clip(clip: &Clip, folder: &Path, tokenizer: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for name in [
+        "merges.txt",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+        "vocab.json",
+    ] {
+        write_whole(&folder.join(name), &fs::read(tokenizer.join(name))?)?;
+    }
+    let write =
+        |name: &str, json: Value| write_whole(&folder.join(name), format!("{json:#}\n").as_bytes());
+    let vision = clip_vision_config();
+    let mut text = text_json(&clip_text_config(Tokenizer::open(folder)?.vocab_size()));
+    text["projection_dim"] = vision.projection_dim.into();
+    let scale = LOGIT_SCALE.ln();
+    write(
+        "config.json",
+        json!({
+            "architectures": ["CLIPModel"],
+            "logit_scale_init_value": scale,
+            "model_type": "clip",
+            "projection_dim": vision.projection_dim,
+            "text_config": text,
+            "vision_config": {
+                "attention_dropout": 0.0,
+                "hidden_act": "quick_gelu",
+                "hidden_size": vision.hidden_size,
+                "image_size": vision.image_size,
+                "intermediate_size": vision.intermediate_size,
+                "layer_norm_eps": vision.layer_norm_eps,
+                "model_type": "clip_vision_model",
+                "num_attention_heads": vision.num_attention_heads,
+                "num_channels": 3,
+                "num_hidden_layers": vision.num_hidden_layers,
+                "patch_size": vision.patch_size,
+                "projection_dim": vision.projection_dim,
+            },
+        }),
+    )?;
+    write(
+        "preprocessor_config.json",
+        json!({
+            "crop_size": {"height": SIZE, "width": SIZE},
+            "do_center_crop": true,
+            "do_convert_rgb": true,
+            "do_normalize": true,
+            "do_rescale": true,
+            "do_resize": true,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_processor_type": "CLIPImageProcessor",
+            "image_std": [0.5, 0.5, 0.5],
+            "resample": 3,
+            "rescale_factor": 1.0 / 255.0,
+            "size": {"shortest_edge": SIZE},
+        }),
+    )?;
+    let weights = folder.join("model.safetensors");
+    let numbers = [("logit_scale", scale as f32)];
+    Ok(save_with(clip, &weights, clip_name, &numbers)?)
+}
+
+/// The name that a parameter of [`Clip`] has in a transformers `CLIPModel`.
+pub fn clip_name(path: &str) -> Option<String> {
+    let part = path.strip_prefix("vision.").or(path.strip_prefix("text."));
+    Some(part.unwrap_or(path).to_owned())
 }
 
 fn text_json(text: &ClipTextConfig) -> Value {

@@ -12,7 +12,9 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{gradients, shapes, values, with_values, write_whole};
+use crate::files::write_whole;
+
+use super::{gradients, shapes, values, with_values};
 
 /// How a model learns: AdamW (Loshchilov & Hutter 2017) on the mean gradient of a batch, and a running mean of the weights.
 #[derive(Clone, Debug)]

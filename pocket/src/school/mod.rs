@@ -9,7 +9,9 @@ mod export;
 mod flat;
 mod layout;
 mod learn;
+mod paint;
 mod painter;
+mod portrait;
 mod vae;
 mod words;
 
@@ -18,12 +20,15 @@ pub use clip::{
     measure as measure_clip,
 };
 pub use data::{Example, Stream, pictures};
-pub use export::{ExportError, load_module, save_module, write_whole};
+pub use export::{ExportError, load_module, save_module};
 pub use flat::{Shape, gradients, shapes, values, with_small_embeddings, with_values};
-pub use layout::{SIZE, write_configs};
+pub use layout::{SIZE, clip_name, write_clip, write_configs};
 pub use learn::{LearnError, Lesson, Progress, Pupil};
+pub use paint::{Studio, rgb};
 pub use painter::{
     Latents, Painter, Painting, scheduler_config, text_config, token_tensor, unet_config,
+    velocity_loss,
 };
+pub use portrait::Portraying;
 pub use vae::{Autoencoding, measure as measure_vae, vae_config};
 pub use words::{POSITIONS, train_tokenizer, training_caption};

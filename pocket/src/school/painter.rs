@@ -146,8 +146,26 @@ pub struct Painting {
 }
 
 impl Painting {
-    /// The mean squared error of the velocity over samples of the run, each weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023).
+    /// [`velocity_loss`] over samples of the run.
     pub fn loss(&self, model: &Painter, samples: Range<u64>, device: &Device) -> Tensor<1> {
+        let tokens = samples.clone().map(|n| {
+            let mut random = Stream::new(self.seed, n, "words");
+            let words = training_caption(&self.latents.example(n), &mut random);
+            self.tokenizer.encode_padded(&words)
+        });
+        let text = model.text_encoder.forward(token_tensor(tokens, device));
+        let conditioning = Conditioning::text(text);
+        self.loss_with(&model.unet, &conditioning, samples, device)
+    }
+
+    /// The loss of a UNet that is told something else.
+    pub fn loss_with(
+        &self,
+        unet: &UNet2DConditionModel,
+        conditioning: &Conditioning,
+        samples: Range<u64>,
+        device: &Device,
+    ) -> Tensor<1> {
         let latents = self.latents.get(samples.clone(), device);
         let shape = latents.dims();
         let noise: Vec<f32> = samples
@@ -155,28 +173,15 @@ impl Painting {
             .flat_map(|n| Stream::new(self.seed, n, "noise").normal(shape[1..].iter().product()))
             .collect();
         let noise = Tensor::from_data(TensorData::new(noise, shape), device);
-        let timesteps: Vec<usize> = samples.clone().map(|n| self.timestep(n)).collect();
-        let tokens = samples.map(|n| {
-            let mut random = Stream::new(self.seed, n, "words");
-            let words = training_caption(&self.latents.example(n), &mut random);
-            self.tokenizer.encode_padded(&words)
-        });
-        let text = model.text_encoder.forward(token_tensor(tokens, device));
-
-        let weights: Vec<f32> = (timesteps.iter())
-            .map(|&t| {
-                let snr = self.schedule.snr(t);
-                snr.min(5.0) / (snr + 1.0)
-            })
-            .collect();
-        let weights = Tensor::<1>::from_data(TensorData::new(weights, [shape[0]]), device);
-        let noisy = (self.schedule).add_noise(latents.clone(), noise.clone(), &timesteps);
-        let target = self.schedule.velocity(latents, noise, &timesteps);
-        let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
-        let conditioning = Conditioning::text(text);
-        let predicted = (model.unet).forward(noisy, Timesteps::from(times), &conditioning);
-        let error = (predicted - target).square().flatten::<2>(1, 3);
-        (error.mean_dim(1).squeeze_dim::<1>(1) * weights).mean()
+        let timesteps: Vec<usize> = samples.map(|n| self.timestep(n)).collect();
+        velocity_loss(
+            unet,
+            conditioning,
+            &self.schedule,
+            latents,
+            noise,
+            &timesteps,
+        )
     }
 
     /// Timesteps of a step's samples lie evenly apart, from a random start.
@@ -186,6 +191,30 @@ impl Painting {
         let share = (start + place as f32 / self.batch as f32).fract();
         (share * self.schedule.timesteps() as f32) as usize
     }
+}
+
+/// The mean squared error of the velocity that a UNet predicts, that of each picture weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023).
+pub fn velocity_loss(
+    unet: &UNet2DConditionModel,
+    conditioning: &Conditioning,
+    schedule: &NoiseSchedule,
+    latents: Tensor<4>,
+    noise: Tensor<4>,
+    timesteps: &[usize],
+) -> Tensor<1> {
+    let weight = |&t: &usize| {
+        let snr = schedule.snr(t);
+        snr.min(5.0) / (snr + 1.0)
+    };
+    let weights: Vec<f32> = timesteps.iter().map(weight).collect();
+    let weights = TensorData::new(weights, [timesteps.len()]);
+    let weights = Tensor::<1>::from_data(weights, &latents.device());
+    let noisy = schedule.add_noise(latents.clone(), noise.clone(), timesteps);
+    let target = schedule.velocity(latents, noise, timesteps);
+    let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+    let predicted = unet.forward(noisy, Timesteps::from(times), conditioning);
+    let error = (predicted - target).square().flatten::<2>(1, 3);
+    (error.mean_dim(1).squeeze_dim::<1>(1) * weights).mean()
 }
 
 /// `[batch, positions]`

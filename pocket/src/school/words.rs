@@ -8,7 +8,9 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{Model, Trainer};
 
-use super::{Example, Stream, write_whole};
+use crate::files::write_whole;
+
+use super::{Example, Stream};
 use crate::puppet::caption;
 
 /// Tokens that a caption is read in at once, with start and end.
@@ -114,26 +116,41 @@ fn words(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What a picture is called in training: its caption as a rule; now and then with a clause left out, or with words in front that mean
-/// nothing yet, as a trigger word does not; one in ten has no words, for guidance without a classifier (Ho & Salimans 2022).
+/// What a picture is called in training: its caption as a rule; now and then with a clause left out, with words in front that mean nothing
+/// yet, as a trigger word does not, or with words behind that people add to every prompt. One in ten has no words that tell of it, for
+/// guidance without a classifier (Ho & Salimans 2022).
 pub fn training_caption(example: &Example, random: &mut Stream) -> String {
-    if random.unit() < 0.1 {
+    let habits: Vec<&str> = PROMPTS.split(", ").collect();
+    let habits = |random: &mut Stream| -> Vec<String> {
+        let count = 1 + random.below(4);
+        (0..count)
+            .map(|_| habits[random.below(habits.len())].to_owned())
+            .collect()
+    };
+    let kind = random.unit();
+    if kind < 0.07 {
         return String::new();
     }
+    if kind < 0.1 {
+        return habits(random).join(", ");
+    }
     let words = caption(example.character.sex, &example.shot, None);
-    let mut clauses: Vec<&str> = words.split(", ").collect();
+    let mut clauses: Vec<String> = words.split(", ").map(String::from).collect();
     if random.unit() < 0.2 {
         let left_out = random.below(clauses.len());
         clauses.remove(left_out);
     }
-    let mut front = String::new();
     if random.unit() < 0.2 {
         let letters = 2 + random.below(7);
-        front.extend((0..letters).map(|_| char::from(b'a' + random.below(26) as u8)));
+        let letter = |_| char::from(b'a' + random.below(26) as u8);
+        let mut front: String = (0..letters).map(letter).collect();
         if random.unit() < 0.5 {
             front.push_str(&format!("{:03}", random.below(1000)));
         }
-        clauses.insert(0, &front);
+        clauses.insert(0, front);
+    }
+    if random.unit() < 0.15 {
+        clauses.extend(habits(random));
     }
     clauses.join(", ")
 }

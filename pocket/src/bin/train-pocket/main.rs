@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
-use clap::{Args, Parser, Subcommand};
+use burn::tensor::{Device, FloatDType, Tensor};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clip_text::Tokenizer;
+use ip_adapter::IpAdapter;
+use samecast_pocket::puppet::{Character, Shot, caption};
 use samecast_pocket::school::{
-    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Progress, Pupil, SIZE,
-    load_module, measure_clip, measure_vae, save_module, scheduler_config, text_config,
-    train_tokenizer, vae_config, write_configs,
+    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Portraying, Progress, Pupil,
+    SIZE, Studio, clip_name, clip_vision_config, load_module, measure_clip, measure_vae,
+    save_module, scheduler_config, text_config, train_tokenizer, vae_config, write_clip,
+    write_configs,
 };
 use sd_diffusion::NoiseSchedule;
 use sd_vae::{AutoencoderKL, VaeConfig};
@@ -52,6 +55,43 @@ enum Command {
     Painter(Run),
     /// The image encoder and the text encoder that the score is made with; needs the tokenizer
     Clip(Run),
+    /// An IP-Adapter; needs all of the above
+    IpAdapter {
+        /// Which of the two
+        #[arg(value_enum)]
+        kind: Kind,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Pictures that the model makes of captions nobody trained on, with their captions, for the examiners
+    Paint(Paint),
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// From the image embedding
+    Base,
+    /// From the hidden states before the last layer
+    Plus,
+}
+
+#[derive(Args, Debug)]
+struct Paint {
+    /// How many pictures
+    #[arg(long, default_value_t = 16)]
+    count: u64,
+    /// Strength of the guidance
+    #[arg(long, default_value_t = 4.0)]
+    cfg: f64,
+    /// Steps of DPM-Solver++ 2M
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// A prompt for all of them, instead of captions
+    #[arg(long)]
+    prompt: Option<String>,
+    /// The folder to write: 000.png, 000.txt, …
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -65,6 +105,9 @@ struct Run {
     /// Put what there is into the model's folder, without training
     #[arg(long)]
     export: bool,
+    /// Where no state is, begin with the weights in the model's folder
+    #[arg(long)]
+    from_model: bool,
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -82,6 +125,8 @@ fn main() -> ExitCode {
             Command::Vae(run) => cli.vae(run),
             Command::Painter(run) => cli.painter(run),
             Command::Clip(run) => cli.clip(run),
+            Command::IpAdapter { kind, run } => cli.ip_adapter(*kind, run),
+            Command::Paint(options) => cli.paint(options),
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -187,18 +232,13 @@ impl Cli {
             clip: 1.0,
             average: 0.9995,
         };
-        let tokenizer = self.tokenizer()?;
-        let vae = self.trained_vae(&device)?;
-        let schedule = NoiseSchedule::new(&scheduler_config())?;
-        let painter = Painter::new(self.vocabulary()?, &training);
-        let mut pupil = Pupil::new(painter, lesson, &self.runs)?;
-        let task = Painting {
-            seed: self.seed,
-            batch: 32,
-            latents: Latents::new(vae, self.seed, SIZE, 200_000, &device),
-            tokenizer,
-            schedule,
+        let painter = if run.from_model {
+            self.trained_painter(&training)?
+        } else {
+            Painter::new(self.vocabulary()?, &training)
         };
+        let mut pupil = Pupil::new(painter, lesson, &self.runs)?;
+        let task = self.painting(&device)?;
         run.learn(&mut pupil, |model, samples| {
             task.loss(model, samples, &training)
         })?;
@@ -242,7 +282,115 @@ impl Cli {
             100.0 * found.captions,
             100.0 * found.faces
         );
+        write_clip(
+            &model,
+            &self.model.join("clip"),
+            &self.model.join("tokenizer"),
+        )
+    }
+
+    fn ip_adapter(&self, kind: Kind, run: &Run) -> Result<()> {
+        let device = self.device();
+        let training = device.clone().autodiff();
+        let name = match kind {
+            Kind::Base => "ip-adapter",
+            Kind::Plus => "ip-adapter-plus",
+        };
+        let lesson = Lesson {
+            name,
+            batch: 32,
+            parts: 2,
+            steps: run.steps,
+            rate: 1e-3,
+            warmup: 200,
+            cooldown: 0.5,
+            beta2: 0.99,
+            decay: 0.01,
+            clip: 1.0,
+            average: 0.999,
+        };
+        let painter = self.trained_painter(&training)?;
+        let clip = self.trained_clip(&device)?;
+        let width = clip_vision_config();
+        let adapter = match kind {
+            Kind::Base => IpAdapter::base(&painter.unet, width.projection_dim, 4, &training),
+            Kind::Plus => IpAdapter::plus(&painter.unet, width.hidden_size, 8, [1, 1], &training),
+        };
+        let mut pupil = Pupil::new(adapter, lesson, &self.runs)?;
+        let task = Portraying {
+            painting: self.painting(&device)?,
+            text_encoder: painter.text_encoder.valid(),
+            unet: painter.unet.no_grad(),
+            image_encoder: clip.vision,
+        };
+        run.learn(&mut pupil, |adapter, samples| {
+            task.loss(adapter, samples, &device, &training)
+        })?;
+        let path = self.model.join(format!("ip_adapter/{name}.safetensors"));
+        fs::create_dir_all(self.model.join("ip_adapter"))?;
+        Ok(pupil.averaged().valid().save(&path, FloatDType::F16)?)
+    }
+
+    fn paint(&self, options: &Paint) -> Result<()> {
+        let device = self.device();
+        let painter = self.trained_painter(&device)?;
+        let studio = Studio {
+            tokenizer: self.tokenizer()?,
+            text_encoder: painter.text_encoder,
+            unet: painter.unet,
+            vae: self.trained_vae(&device)?,
+            scheduler: scheduler_config(),
+            steps: options.steps,
+            cfg: options.cfg,
+            size: SIZE,
+        };
+        fs::create_dir_all(&options.folder)?;
+        let prompts: Vec<(String, u64)> = (0..options.count)
+            .map(|number| {
+                // Shots that no training has: theirs come from random words of 64 bits.
+                let shot = Shot::random(number);
+                let sex = Character::from_seed(number).sex;
+                let words = options.prompt.clone();
+                (words.unwrap_or_else(|| caption(sex, &shot, None)), number)
+            })
+            .collect();
+        let mut number = 0;
+        for some in prompts.chunks(8) {
+            for ((words, _), picture) in some.iter().zip(studio.paint(some, None, &device)?) {
+                let path = options.folder.join(format!("{number:03}.png"));
+                picture.save(&path)?;
+                fs::write(path.with_extension("txt"), format!("{words}\n"))?;
+                number += 1;
+            }
+        }
         Ok(())
+    }
+
+    fn painting(&self, device: &Device) -> Result<Painting> {
+        let vae = self.trained_vae(device)?;
+        Ok(Painting {
+            seed: self.seed,
+            batch: 32,
+            latents: Latents::new(vae, self.seed, SIZE, 200_000, device),
+            tokenizer: self.tokenizer()?,
+            schedule: NoiseSchedule::new(&scheduler_config())?,
+        })
+    }
+
+    /// The text encoder and the UNet in the model's folder.
+    fn trained_painter(&self, device: &Device) -> Result<Painter> {
+        let Painter { text_encoder, unet } = Painter::new(self.vocabulary()?, device);
+        let text = self.model.join("text_encoder/model.safetensors");
+        Ok(Painter {
+            text_encoder: load_module(text_encoder, &text, own_name)?,
+            unet: load_module(unet, &self.weights("unet"), own_name)?,
+        })
+    }
+
+    fn trained_clip(&self, device: &Device) -> Result<Clip> {
+        let clip = Clip::new(self.vocabulary()?, device);
+        let path = self.model.join("clip/model.safetensors");
+        Ok(load_module(clip, &path, clip_name)?)
     }
 
     fn weights(&self, part: &str) -> PathBuf {
