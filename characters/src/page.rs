@@ -279,7 +279,7 @@ mod tests {
         });
         let thresholds = Thresholds::default();
         Report {
-            references: vec![paint(3, 3); 5],
+            references: vec![paint(0, 5); 5],
             agreement: 0.8,
             reference_spread: 0.2,
             rows: rows.collect(),

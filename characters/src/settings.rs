@@ -171,10 +171,13 @@ impl Settings {
         self.consistency.check()
     }
 
-    /// How a LoRA is trained.
+    /// How a LoRA is trained. As on the command line, 0 turns min-SNR weights and the limit of gradients off.
     pub fn train_config(&self) -> TrainConfig {
+        let on = |value: Option<f64>| value.filter(|value| *value != 0.0);
         TrainConfig {
             trigger: self.trigger.clone(),
+            min_snr_gamma: on(self.training.min_snr_gamma),
+            max_grad_norm: on(self.training.max_grad_norm),
             ..self.training.clone()
         }
     }

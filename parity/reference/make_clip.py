@@ -3,7 +3,7 @@
 - `quick_gelu/`: a whole `CLIPModel` in f16 with its tokenizer (that of `tiny-sd/`) and its image processor, as published CLIPs are laid out.
 - `gelu/`: another with the exact activation, whose `eos_token_id` is 2 as in files before transformers 4.31.
 - `expected.safetensors`: by model, `text_embeds`, `image_embeds` (both of length 1) and `cosine` (`[texts, pictures]`), in f32.
-- `expected.json`: the texts. The pictures are the first of `pictures10/`.
+- `expected.json`: the texts, and the pictures' names in `pictures10/`: square ones, since a cut before scaling is another one than behind it.
 
 CLIP-I is the cosine of two pictures' embeddings, and CLIP-T that of a text's and a picture's: those numbers are compared.
 """
@@ -19,7 +19,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from common import HERE, TINY, initialise, save
 
 OUT = HERE / "clip"
-PICTURES = 4
+PICTURES = ["01.png", "04.png", "05.png", "06.png"]
 TEXTS = [
     "a portrait of a girl with a red hat",
     "mychar001, a boy in a park, smiling",
@@ -34,7 +34,7 @@ MODELS = {
 
 
 def main() -> None:
-    pictures = [PIL.Image.open(file).convert("RGB") for file in sorted((HERE / "pictures10").glob("*.png"))[:PICTURES]]
+    pictures = [PIL.Image.open(HERE / "pictures10" / name).convert("RGB") for name in PICTURES]
     tokenizer = CLIPTokenizer.from_pretrained(TINY / "tokenizer")
     expected = {}
     for number, (name, sizes) in enumerate(MODELS.items()):

@@ -17,31 +17,24 @@ fn open(name: &str) -> Clip {
     Clip::open(reference(name), FloatDType::F32, &parity::device()).unwrap()
 }
 
-fn texts() -> (Vec<String>, usize) {
+/// The texts and the pictures that transformers was given.
+fn given() -> (Vec<String>, Vec<RgbImage>) {
     let told = std::fs::read(reference("expected.json")).unwrap();
     let told: Value = serde_json::from_slice(&told).unwrap();
-    let texts = told["texts"].as_array().unwrap().iter();
-    let texts = texts.map(|text| text.as_str().unwrap().to_owned());
-    (texts.collect(), told["pictures"].as_u64().unwrap() as usize)
-}
-
-fn pictures(count: usize) -> Vec<RgbImage> {
-    let folder = std::fs::read_dir(parity::reference().join("pictures10")).unwrap();
-    let mut files: Vec<PathBuf> = folder
-        .map(|entry| entry.unwrap().path())
-        .filter(|file| file.extension().is_some_and(|ending| ending == "png"))
-        .collect();
-    files.sort();
-    let read = |file: &PathBuf| image::open(file).unwrap().into_rgb8();
-    files[..count].iter().map(read).collect()
+    let list = |key: &str| -> Vec<String> {
+        let list = told[key].as_array().unwrap().iter();
+        list.map(|one| one.as_str().unwrap().to_owned()).collect()
+    };
+    let folder = parity::reference().join("pictures10");
+    let read = |name: &String| image::open(folder.join(name)).unwrap().into_rgb8();
+    (list("texts"), list("pictures").iter().map(read).collect())
 }
 
 #[test]
 fn embeddings_and_their_agreement_are_transformers() {
     let expected = Fixture::open(reference("expected.safetensors"));
-    let (texts, count) = texts();
+    let (texts, pictures) = given();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let pictures = pictures(count);
     let pictures: Vec<&RgbImage> = pictures.iter().collect();
     for name in ["quick_gelu", "gelu"] {
         let clip = open(name);
