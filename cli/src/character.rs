@@ -156,6 +156,9 @@ pub struct Train {
     pub model: ModelOptions,
     #[command(flatten)]
     pub options: TrainOptions,
+    /// Start anew, and forget the state that an interrupted run left
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Options of `character sheet`.
@@ -297,7 +300,7 @@ pub fn train(args: &Train, common: &Common) -> Result<Value, Failure> {
         out: &out,
         log: Some(&log),
         options: &args.options,
-        force: false,
+        force: args.force,
     };
     let trained = train::train(plan, common)?;
     let sha256 = provenance::sha256(&out)

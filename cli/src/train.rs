@@ -256,12 +256,19 @@ pub fn config(base: TrainConfig, args: &TrainOptions) -> Result<TrainConfig, Fai
             let said =
                 toml::from_str::<TrainConfig>(&text).and_then(|_| text.parse::<toml::Table>());
             let said = said.or_else(|error| wrong(told(&error, path, &text)))?;
-            // As JSON, which can say that a value is none.
-            let mut all = serde_json::to_value(&base).work()?;
-            for (key, value) in said {
-                all[key] = serde_json::to_value(value).work()?;
+            let kept = |key| !said.contains_key(key);
+            let (gamma, norm) = (kept("min_snr_gamma"), kept("max_grad_norm"));
+            let mut all = toml::Table::try_from(&base).work()?;
+            all.extend(said);
+            let mut all: TrainConfig = all.try_into().work()?;
+            // TOML has no word for a value that is none.
+            if gamma {
+                all.min_snr_gamma = base.min_snr_gamma;
             }
-            serde_json::from_value(all).work()?
+            if norm {
+                all.max_grad_norm = base.max_grad_norm;
+            }
+            all
         }
     };
     fn set<T: Clone>(field: &mut T, option: &Option<T>) {
