@@ -201,7 +201,9 @@ pub fn run(args: &Verify, common: &Common) -> Result<Value, Failure> {
     if !common.json {
         print(table(&report))?;
         print(format_args!("{}\n{}", sheet.display(), index.display()))?;
-        print(format_args!("{}: {}", character.name, report.conclusion()))?;
+        if report.verdict.consistent {
+            print(format_args!("{}: {}", character.name, report.conclusion()))?;
+        }
     }
     console.note(format_args!(
         "drawn in {drawing} s, scored in {scoring} s{}",

@@ -343,7 +343,14 @@ fn a_verification_scores_and_shows_everything() {
     assert!((mean[1] - mean[0] - number(&told["gain"])).abs() < 1e-9);
     let consistent = told["consistent"].as_bool().expect("a verdict");
     assert_eq!(run.status, Some(if consistent { 0 } else { 1 }));
-    assert_eq!(consistent, number(&told["gain"]) >= 0.0, "{told}");
+    // With nothing asked, all that is left of the rule is that there is a gap, and a gain.
+    let gap = number(&told["references"]["agreement"]) - mean[0];
+    assert_eq!(
+        consistent,
+        gap > 0.0 && number(&told["gain"]) >= 0.0,
+        "{told}"
+    );
+    assert_eq!(told["closed"].is_null(), gap <= 0.0);
 
     // Every way draws other pictures, and a picture says how it came about.
     let first = ways.map(|way| pixels(&out.join(format!("{way}-1-1.png"))));
@@ -382,6 +389,43 @@ fn image_texts(file: &Path) -> String {
         .iter()
         .find(|chunk| chunk.keyword == "parameters");
     text.expect("parameters").text.clone()
+}
+
+#[test]
+fn a_character_passes_with_its_own_lora_and_fails_with_anothers() {
+    let dir = folder();
+    let library = trained_copy(dir.path());
+    let own = mira(&library).join("lora").join("mira_v1.safetensors");
+    // Whom the LoRA draws is whom the new character's pictures show.
+    let drawn = dir.path().join("drawn");
+    let same = ["--seeds", "2", "--seed", "50", "--lora-scale", "2"];
+    samecast(with(
+        with(verify(&library), &same),
+        &["--out", text(&drawn)],
+    ));
+    let pictures = dir.path().join("pictures");
+    fs::create_dir(&pictures).expect("a folder");
+    for name in names(&drawn)
+        .iter()
+        .filter(|name| name.starts_with("lora-"))
+    {
+        fs::copy(drawn.join(name), pictures.join(name)).expect("a copy");
+    }
+    let nora = |mut arguments: Vec<String>, options: &[&str]| {
+        arguments[2] = "nora".into();
+        samecast(with(arguments, options))
+    };
+    nora(new(&library), &["--from", text(&pictures)]).done();
+    let verify = with(verify(&library), &same);
+    let run = nora(verify.clone(), &["--lora", text(&own)]).done();
+    assert!(
+        run.stdout.contains("nora: consistent: closes"),
+        "{}",
+        run.stdout
+    );
+    let other = common::lora("kohya");
+    let run = nora(verify, &["--lora", text(&other), "--force"]);
+    run.failed(1, &["nora: not consistent: it closes"]);
 }
 
 #[test]
