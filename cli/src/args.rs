@@ -27,13 +27,25 @@ impl Cli {
     /// If they are not well-formed, or ask for help.
     pub fn read() -> Result<Self, clap::Error> {
         // `--rank -1` is a value out of its range, not an option called `-1`.
-        let numbers = |arg: clap::Arg| match arg.get_action().takes_values() {
-            true => arg.allow_negative_numbers(true),
-            false => arg,
-        };
-        let command = Self::command().mut_subcommands(|command| command.mut_args(numbers));
-        Self::from_arg_matches(&command.try_get_matches()?)
+        Self::from_arg_matches(&numbers(Self::command()).try_get_matches()?)
     }
+
+    /// The arguments of a command line, which begins with the program's name.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_line(line: &[String]) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&numbers(Self::command()).try_get_matches_from(line)?)
+    }
+}
+
+/// The command with options that take negative numbers, at every depth.
+fn numbers(command: clap::Command) -> clap::Command {
+    let numbers_too = |arg: clap::Arg| match arg.get_action().takes_values() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    };
+    command.mut_args(numbers_too).mut_subcommands(numbers)
 }
 
 /// An error of the arguments in one line, without the advice around it.
@@ -75,6 +87,17 @@ pub enum Command {
         after_help = "Example:\n  samecast train --model realistic-vision.safetensors --images pictures/mira --trigger mychar001 --out mira.safetensors\n\nCtrl-C saves the state beside the output; --resume goes on from it, to the very same result."
     )]
     Train(Box<Train>),
+    /// The whole story: draws a character, trains a LoRA on the pictures, and shows the same face in five scenes
+    #[command(
+        after_help = "Example:\n  samecast demo --out samecast-demo\n\nIt draws a training folder of a character that its model never saw, then runs `library init`,\n`character new`, `character train`, `character sheet` and `character verify`, and says each command line."
+    )]
+    Demo(crate::demo::Demo),
+    /// A production's folder of characters and episodes
+    #[command(subcommand)]
+    Library(Library),
+    /// Characters of a library: pictures, prompts, LoRAs, and whether they stay the same
+    #[command(subcommand)]
+    Character(Character),
     /// Look into LoRA files
     #[command(subcommand)]
     Lora(Lora),
@@ -147,6 +170,50 @@ impl Part {
     }
 }
 
+/// A production's folder of characters and episodes.
+#[derive(Subcommand, Debug)]
+pub enum Library {
+    /// Make a library: characters/ and episodes/
+    #[command(
+        after_help = "Example:\n  samecast library init drama-assets --model realistic-vision.safetensors"
+    )]
+    Init {
+        /// The folder to make
+        dir: PathBuf,
+        /// The model of characters that name none: a path, or pocket
+        #[arg(long, value_name = "PATH")]
+        model: Option<PathBuf>,
+    },
+}
+
+/// Characters of a library.
+#[derive(Subcommand, Debug)]
+pub enum Character {
+    /// Put a character into the library: its pictures, its prompts, its settings
+    #[command(
+        after_help = "Example:\n  samecast character new mira --from pictures/mira --trigger mychar001 --class woman --model realistic-vision.safetensors\n\nThe pictures are copied. What is said here is written to character.toml and prompts.txt, which can be edited at any time."
+    )]
+    New(Box<crate::character::New>),
+    /// Train the character's LoRA on its pictures: lora/NAME_v1.safetensors, then v2
+    #[command(
+        after_help = "Example:\n  samecast character train mira\n\nCtrl-C saves the state; --resume goes on from it, to the very same result. What is not given here comes from --config,\nthen from character.toml, then from the recipe."
+    )]
+    Train(Box<crate::character::Train>),
+    /// Draw the character's three expressions: neutral, angry, smile
+    #[command(after_help = "Example:\n  samecast character sheet mira --seed 7")]
+    Sheet(Box<crate::character::Sheet>),
+    /// Whether the character stays the same: scenes without and with the LoRA, scores, a contact sheet and a page
+    #[command(
+        after_help = "Example:\n  samecast character verify mira --clip clip-vit-large-patch14 --seeds 4\n\n\
+            The rule, in mean cosines of the face region to the reference pictures (CLIP-I). The character is consistent if the LoRA\n\
+            - closes at least `margin` of the gap between the scenes without it and the references' own agreement,\n\
+            - reaches at least `share` of that agreement,\n\
+            - and gains at least `certainty` standard errors over the pairs of pictures of one scene and seed.\n\
+            The three numbers stand under [consistency] in character.toml. Exit status: 0 if consistent, 1 if not."
+    )]
+    Verify(Box<crate::verify::Verify>),
+}
+
 /// Look into LoRA files.
 #[derive(Subcommand, Debug)]
 pub enum Lora {
@@ -176,7 +243,7 @@ pub enum Reference {
 /// The model that a command takes.
 #[derive(Args, Debug, Clone)]
 pub struct Model {
-    /// Stable Diffusion 1.x: a diffusers folder, or a .safetensors or .ckpt file
+    /// Stable Diffusion 1.x: a diffusers folder, a .safetensors or .ckpt file, or pocket
     #[arg(long, value_name = "PATH")]
     pub model: PathBuf,
     /// A VAE in place of the model's own: a file or a diffusers folder
@@ -295,6 +362,16 @@ pub struct Train {
     /// The LoRA file to write
     #[arg(long, short, value_name = "FILE.safetensors")]
     pub out: PathBuf,
+    #[command(flatten)]
+    pub options: TrainOptions,
+    /// Replace an output file that exists
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How a LoRA is trained.
+#[derive(Args, Debug)]
+pub struct TrainOptions {
     /// Optimizer steps: a number, or auto for 45 a picture within 1500 to 2500 [default: auto]
     #[arg(long)]
     pub steps: Option<Steps>,
@@ -358,9 +435,6 @@ pub struct Train {
     /// Go on from the state that an interrupted run left beside the output
     #[arg(long)]
     pub resume: bool,
-    /// Replace an output file that exists
-    #[arg(long)]
-    pub force: bool,
 }
 
 /// How many steps.

@@ -1,28 +1,33 @@
+use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use burn::tensor::{Device, FloatDType};
 use clip_text::Prompt;
 use image::RgbImage;
 use lora_core::Lora;
 use sd_diffusion::SamplerKind;
 use sd_pipeline::{
-    AdapterFile, Checkpoint, CheckpointOptions, InitImage, OpenOptions, Part, PipelineError,
-    Progress, Request, RngKind, StableDiffusion,
+    AdapterFile, Checkpoint, CheckpointOptions, Generated, InitImage, OpenOptions, Part,
+    PipelineError, Progress, Request, RngKind, StableDiffusion,
 };
-use sd_unet::UNetConfig;
+use sd_unet::{CrossAttention, UNetConfig};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Generate, Model, Prediction, Rng};
 use crate::console::{Console, go_on, print};
+use crate::device::Precision;
 use crate::failure::{Blame, Failure, wrong};
 use crate::output::{PictureFiles, write_png};
 use crate::picture::read_picture;
+use crate::pocket;
 use crate::portraits::References;
-use crate::provenance::{self, Named};
+use crate::provenance::{self, Sources};
 use crate::usage::{Stopwatch, memory_note, peak_memory};
 
 /// `samecast generate`
 pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
+    let model_given = pocket::resolved(&args.model)?;
     let console = Console::new(common.quiet);
     check_prompt("prompt", &args.prompt)?;
     check_prompt("negative", &args.negative)?;
@@ -75,79 +80,42 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         .collect::<Result<Vec<_>, Failure>>()?;
     let references = References::open(&args.ip, dtype, &device, &console)?;
 
-    // The model's hash takes a while and is wanted only at the end.
-    let hash = std::thread::spawn({
-        let model = args.model.model.clone();
-        move || provenance::model_hash(&model)
-    });
-    console.note(format_args!("opening {}", args.model.model.display()));
-    let options = OpenOptions {
-        unet_matrices: common.precision.matrices(&device),
-        ..open_options(&args.model)
-    };
     let mut watch = Stopwatch::start();
-    let checkpoint = CheckpointOptions {
-        vae: options.vae.clone(),
-    };
-    let checkpoint = Checkpoint::open(&args.model.model, &checkpoint).input()?;
-    // Before the model, so that the image encoder's memory is free again.
-    let unet = UNetConfig::from_value(checkpoint.config(Part::Unet))
-        .with_context(|| args.model.model.display().to_string())
-        .input()?;
-    let references = references.draw(&unet.cross_attentions(), dtype, &device, &console)?;
+    let opening = Opening::begin(&model_given, common.precision, dtype, &device, &console)?;
+    let references = references.draw(&opening.layers, dtype, &device, &console)?;
     request.image_prompts = references.prompts;
     let encoding = watch.lap();
-    let mut model = StableDiffusion::load(&checkpoint, &options, dtype, &device).input()?;
-    drop(checkpoint);
+    let (mut model, hash) = opening.load()?;
     model.check(&request).input()?;
-    for (at, adapter) in references.adapters.iter().enumerate() {
-        // What a file brings for the UNet is put on once, however many characters it steers.
-        let same = |other: &AdapterFile| other.sha256 == adapter.sha256;
-        if !references.adapters[..at].iter().any(same) {
-            model = model.with_adapter(adapter).input()?;
-        }
-    }
+    model = with_adapters(model, &references.adapters)?;
     for (choice, lora) in &loras {
         model = model.with_lora(lora, choice.scale).input()?;
     }
 
     let loading = watch.lap();
     let bar = console.bar("drawing", 0);
-    let made = model.generate(&request, |progress| {
-        if let Progress::Step { done, of } = progress {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
-        }
-        go_on()
+    let made = draw(&model, &request, |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
     });
     bar.finish_and_clear();
     let drawing = watch.lap();
-    let made = match made {
-        Ok(made) => made,
-        Err(error @ PipelineError::Stopped) => return Err(error).work(),
-        Err(error) => return Err(error).input(),
-    };
+    let made = made?;
 
     let hash = hash.join().unwrap_or_default();
-    let mut hashes = vec![];
-    if let Some(sha256) = &hash {
-        hashes.push(Named::new("model", &args.model.model, sha256.clone()));
-    }
-    for (choice, _) in &loras {
-        hashes.push(Named::file("lora", &choice.file)?);
-    }
-    if let Some(path) = &args.init_image {
-        hashes.push(Named::file("init_image", path)?);
-    }
-    if let Some(path) = args.model.vae.as_deref().filter(|path| path.is_file()) {
-        hashes.push(Named::file("vae", path)?);
-    }
+    let sources = Sources {
+        model: &model_given,
+        loras: &args.lora,
+        ip: &args.ip,
+        init_image: args.init_image.as_deref(),
+    };
+    let mut hashes = sources.hashes(hash.as_deref())?;
     hashes.extend(references.files);
     let mut written = vec![];
     for (index, picture) in made.pictures.iter().enumerate() {
         let path = files.file(index, made.pictures.len(), seed);
-        let parameters = provenance::parameters(args, &request, hash.as_deref());
-        let record = provenance::record(args, &request, index, &hashes);
+        let parameters = provenance::parameters(&sources, &request, hash.as_deref());
+        let record = provenance::record(&sources, &request, index, &hashes);
         let texts = [
             ("parameters", parameters.as_str()),
             ("samecast", &record.to_string()),
@@ -174,6 +142,99 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     }))
 }
 
+/// A model whose files are opened, and whose weights are not read yet: until then an image encoder can have the memory.
+pub struct Opening<'a> {
+    /// The UNet's cross-attention layers, which adapters must fit.
+    pub layers: Vec<CrossAttention>,
+    checkpoint: Checkpoint,
+    options: OpenOptions,
+    dtype: FloatDType,
+    device: &'a Device,
+    hash: JoinHandle<Option<String>>,
+}
+
+impl<'a> Opening<'a> {
+    /// Opens a model's files, and begins to compute their hash, which takes a while and is wanted only at the end.
+    ///
+    /// # Errors
+    /// If the files are no model of ours.
+    pub fn begin(
+        model: &Model,
+        precision: Precision,
+        dtype: FloatDType,
+        device: &'a Device,
+        console: &Console,
+    ) -> Result<Self, Failure> {
+        let hash = std::thread::spawn({
+            let model = model.model.clone();
+            move || provenance::model_hash(&model)
+        });
+        console.note(format_args!("opening {}", model.model.display()));
+        let options = OpenOptions {
+            unet_matrices: precision.matrices(device),
+            ..open_options(model)
+        };
+        let checkpoint = CheckpointOptions {
+            vae: options.vae.clone(),
+        };
+        let checkpoint = Checkpoint::open(&model.model, &checkpoint).input()?;
+        let unet = UNetConfig::from_value(checkpoint.config(Part::Unet))
+            .with_context(|| model.model.display().to_string())
+            .input()?;
+        Ok(Self {
+            layers: unet.cross_attentions(),
+            checkpoint,
+            options,
+            dtype,
+            device,
+            hash,
+        })
+    }
+
+    /// Reads the weights. The model's hash comes when it is asked for.
+    ///
+    /// # Errors
+    /// If the weights do not fit.
+    pub fn load(self) -> Result<(StableDiffusion, JoinHandle<Option<String>>), Failure> {
+        let (checkpoint, options) = (&self.checkpoint, &self.options);
+        let model = StableDiffusion::load(checkpoint, options, self.dtype, self.device).input()?;
+        Ok((model, self.hash))
+    }
+}
+
+/// The model with what adapters bring for its UNet: each file's once, however many characters it steers.
+pub fn with_adapters(
+    mut model: StableDiffusion,
+    adapters: &[AdapterFile],
+) -> Result<StableDiffusion, Failure> {
+    for (at, adapter) in adapters.iter().enumerate() {
+        let same = |other: &AdapterFile| other.sha256 == adapter.sha256;
+        if !adapters[..at].iter().any(same) {
+            model = model.with_adapter(adapter).input()?;
+        }
+    }
+    Ok(model)
+}
+
+/// Draws a request's pictures. `tell` hears how many steps are done, and of how many.
+pub fn draw(
+    model: &StableDiffusion,
+    request: &Request,
+    mut tell: impl FnMut(usize, usize),
+) -> Result<Generated, Failure> {
+    let made = model.generate(request, |progress| {
+        if let Progress::Step { done, of } = progress {
+            tell(done, of);
+        }
+        go_on()
+    });
+    match made {
+        Ok(made) => Ok(made),
+        Err(error @ PipelineError::Stopped) => Err(error).work(),
+        Err(error) => Err(error).input(),
+    }
+}
+
 /// How `--model` and its companions open a model.
 pub fn open_options(model: &Model) -> OpenOptions {
     OpenOptions {
@@ -188,7 +249,7 @@ pub fn open_options(model: &Model) -> OpenOptions {
 }
 
 /// A LoRA named in a prompt would only be read as words.
-fn check_prompt(option: &str, prompt: &str) -> Result<(), Failure> {
+pub fn check_prompt(option: &str, prompt: &str) -> Result<(), Failure> {
     let named = Prompt::literal(prompt).parts().iter().any(|part| {
         let text = part.text.to_lowercase();
         text.contains("<lora:") || text.contains("<lyco:")

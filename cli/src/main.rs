@@ -2,27 +2,32 @@
 
 mod args;
 mod bench;
+mod character;
 mod console;
+mod demo;
 mod device;
 mod devices;
 mod failure;
 mod generate;
 mod ip_args;
+mod library;
 mod lora;
 mod output;
 mod picture;
+mod pocket;
 mod portraits;
 mod provenance;
 mod reference;
 mod train;
 mod usage;
+mod verify;
 
 use std::panic;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use args::{Cli, Command, Lora, Reference};
+use args::{Character, Cli, Command, Library, Lora, Reference};
 use console::{complain, print};
 use failure::Failure;
 
@@ -71,10 +76,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs one command.
 fn run(cli: &Cli) -> Result<Value, Failure> {
     match &cli.command {
         Command::Generate(args) => generate::run(args, &cli.common),
         Command::Train(args) => train::run(args, &cli.common),
+        Command::Demo(args) => demo::run(args, &cli.common),
+        Command::Library(Library::Init { dir, model }) => {
+            library::init(dir, model.as_deref(), &cli.common)
+        }
+        Command::Character(Character::New(args)) => character::new(args, &cli.common),
+        Command::Character(Character::Train(args)) => character::train(args, &cli.common),
+        Command::Character(Character::Sheet(args)) => character::sheet(args, &cli.common),
+        Command::Character(Character::Verify(args)) => verify::run(args, &cli.common),
         Command::Lora(Lora::Info { files }) => lora::info(files, &cli.common),
         Command::Reference(Reference::Check { files }) => reference::check(files, &cli.common),
         Command::Devices => devices::run(&cli.common),

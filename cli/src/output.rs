@@ -1,53 +1,17 @@
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use image::RgbImage;
+use tempfile::TempDir;
 
 use crate::failure::{Blame, Failure, wrong};
 
-/// Writes a file whole or not at all: beside its name first, then renamed.
-pub fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-    let result = (|| {
-        let mut file = BufWriter::new(File::create(&partial)?);
-        write(&mut file)?;
-        file.into_inner()?.sync_all()?;
-        fs::rename(&partial, path)
-    })();
-    if result.is_err() {
-        // The error that matters is the first; what is left of the file is of no use.
-        let _ = fs::remove_file(&partial);
-    }
-    result
-}
-
 /// A PNG with text chunks of the given keywords.
 pub fn write_png(path: &Path, picture: &RgbImage, texts: &[(&str, &str)]) -> Result<(), Failure> {
-    write_whole(path, |file| {
-        let mut encoder = png::Encoder::new(file, picture.width(), picture.height());
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        for (keyword, text) in texts {
-            // Plain Latin-1 text chunks are what every reader knows; anything else goes into an international one.
-            if text.is_ascii() {
-                encoder.add_text_chunk((*keyword).into(), (*text).into())?;
-            } else {
-                encoder.add_itxt_chunk((*keyword).into(), (*text).into())?;
-            }
-        }
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(picture.as_raw())?;
-        writer.finish()?;
-        Ok(())
-    })
-    .with_context(|| format!("{}: cannot be written", path.display()))
-    .work()
+    character_library::write_png(path, picture, texts)
+        .with_context(|| format!("{}: cannot be written", path.display()))
+        .work()
 }
 
 /// Where the pictures of one run go.
@@ -108,6 +72,104 @@ impl PictureFiles {
     }
 }
 
+/// A folder that is written beside its place, and put there whole.
+#[derive(Debug)]
+pub struct WholeFolder {
+    target: PathBuf,
+    // A folder that is dropped is deleted.
+    beside: TempDir,
+}
+
+impl WholeFolder {
+    /// Makes sure that the folder can be put there. One that is there and not empty is replaced if `force` is given and it holds the file
+    /// `mark`, by which it is known as one that was written so.
+    ///
+    /// # Errors
+    /// If something else is there, or nothing can be written.
+    pub fn begin(target: &Path, mark: &str, force: bool) -> Result<Self, Failure> {
+        let told = target.display();
+        if target.exists() && !target.is_dir() {
+            return wrong(format!(
+                "--out {told}: a folder is expected, and this is a file"
+            ));
+        }
+        check_parent(target)?;
+        if !is_empty(target)? {
+            if !force {
+                return wrong(format!(
+                    "--out {told}: the folder is not empty; --force replaces it"
+                ));
+            }
+            if !target.join(mark).is_file() {
+                return wrong(format!(
+                    "--out {told}: the folder holds no {mark}, so no such run wrote it; name another folder"
+                ));
+            }
+        }
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let beside = tempfile::Builder::new()
+            .prefix(".samecast-")
+            .suffix(".partial")
+            .tempdir_in(parent)
+            .with_context(|| {
+                format!(
+                    "--out {told}: nothing can be written in {}",
+                    parent.display()
+                )
+            })
+            .input()?;
+        fs::create_dir(beside.path().join("new"))
+            .with_context(|| format!("--out {told}: cannot be made"))
+            .work()?;
+        Ok(Self {
+            target: target.to_path_buf(),
+            beside,
+        })
+    }
+
+    /// Where its files are written.
+    pub fn path(&self) -> PathBuf {
+        self.beside.path().join("new")
+    }
+
+    /// Puts it in its place.
+    ///
+    /// # Errors
+    /// If that cannot be done; what was there is then there still.
+    pub fn finish(self) -> Result<(), Failure> {
+        let (new, old) = (self.path(), self.beside.path().join("old"));
+        let put = || -> std::io::Result<()> {
+            let replaced = self.target.exists();
+            if replaced {
+                fs::rename(&self.target, &old)?;
+            }
+            fs::rename(&new, &self.target).inspect_err(|_| {
+                if replaced {
+                    // Back to how it was; the first error is the one to tell.
+                    let _ = fs::rename(&old, &self.target);
+                }
+            })
+        };
+        put()
+            .with_context(|| format!("{}: cannot be put in its place", self.target.display()))
+            .work()
+    }
+}
+
+/// Whether there is nothing in a folder, or no folder.
+pub fn is_empty(folder: &Path) -> Result<bool, Failure> {
+    if !folder.exists() {
+        return Ok(true);
+    }
+    let mut entries = fs::read_dir(folder)
+        .with_context(|| format!("{}: cannot be read", folder.display()))
+        .input()?;
+    Ok(entries.next().is_none())
+}
+
 /// Makes sure that a file can be put where `--out` says.
 pub fn check_parent(out: &Path) -> Result<(), Failure> {
     let parent = match out.parent() {
@@ -127,20 +189,6 @@ pub fn check_parent(out: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("a.txt");
-        fs::write(&path, "old").unwrap();
-        let result = write_whole(&path, |file| {
-            file.write_all(b"new")?;
-            Err(io::Error::other("disk full"))
-        });
-        assert!(result.is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
 
     #[test]
     fn pictures_are_numbered_where_there_are_several() {

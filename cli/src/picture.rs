@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use image::DynamicImage;
 
 use crate::failure::{Blame, Failure};
 
@@ -22,16 +22,7 @@ pub fn read_argument(path: &Path) -> Result<DynamicImage, Failure> {
 }
 
 fn read(option: &str, path: &Path) -> Result<DynamicImage, Failure> {
-    let read = || -> anyhow::Result<DynamicImage> {
-        let mut decoder = ImageReader::open(path)?
-            .with_guessed_format()?
-            .into_decoder()?;
-        let orientation = decoder.orientation()?;
-        let mut picture = DynamicImage::from_decoder(decoder)?;
-        picture.apply_orientation(orientation);
-        Ok(picture)
-    };
-    read()
+    character_library::read_picture(path)
         .with_context(|| {
             format!(
                 "{option}{}: is no picture that can be read; a PNG, JPEG, WebP or BMP file is expected",

@@ -10,12 +10,45 @@ use sd_pipeline::{Request, RngKind};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::args::Generate;
+use crate::args::{LoraChoice, Model};
 use crate::failure::{Blame, Failure};
-use crate::ip_args::DEFAULT_SCALE;
+use crate::ip_args::{DEFAULT_SCALE, IpOptions};
 use crate::portraits;
 
+/// What a picture is made from, besides its request.
+pub struct Sources<'a> {
+    /// The model and its companions.
+    pub model: &'a Model,
+    /// LoRAs with their strengths.
+    pub loras: &'a [LoraChoice],
+    /// IP-Adapters with their references.
+    pub ip: &'a IpOptions,
+    /// A picture that it starts from.
+    pub init_image: Option<&'a Path>,
+}
+
+impl Sources<'_> {
+    /// The files that take part and their hashes, but for those of the adapters. `model_hash` is the model's.
+    pub fn hashes(&self, model_hash: Option<&str>) -> Result<Vec<Named>, Failure> {
+        let mut hashes = vec![];
+        if let Some(sha256) = model_hash {
+            hashes.push(Named::new("model", &self.model.model, sha256.to_owned()));
+        }
+        for choice in self.loras {
+            hashes.push(Named::file("lora", &choice.file)?);
+        }
+        if let Some(path) = self.init_image {
+            hashes.push(Named::file("init_image", path)?);
+        }
+        if let Some(path) = self.model.vae.as_deref().filter(|path| path.is_file()) {
+            hashes.push(Named::file("vae", path)?);
+        }
+        Ok(hashes)
+    }
+}
+
 /// A file that helped to make a picture.
+#[derive(Clone)]
 pub struct Named {
     role: &'static str,
     path: PathBuf,
@@ -105,9 +138,9 @@ fn sampler_name(sampler: SamplerKind) -> &'static str {
 }
 
 /// A1111's `parameters` text. A LoRA stands at the prompt's end as A1111 writes it.
-pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) -> String {
+pub fn parameters(from: &Sources<'_>, request: &Request, model_hash: Option<&str>) -> String {
     let mut text = request.prompt.clone();
-    for choice in &args.lora {
+    for choice in from.loras {
         text.push_str(&format!(
             " <lora:{}:{}>",
             name_of(&choice.file),
@@ -132,8 +165,8 @@ pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) 
     if let Some(hash) = model_hash {
         fields.push(("Model hash", hash.chars().take(10).collect()));
     }
-    fields.push(("Model", name_of(&args.model.model)));
-    if let Some(vae) = &args.model.vae {
+    fields.push(("Model", name_of(&from.model.model)));
+    if let Some(vae) = &from.model.vae {
         fields.push(("VAE", name_of(vae)));
     }
     if let Some(init) = &request.init {
@@ -162,7 +195,7 @@ pub fn parameters(args: &Generate, request: &Request, model_hash: Option<&str>) 
         .map(|(key, value)| format!("{key}: {}", quoted(value)))
         .collect();
     // An IP-Adapter is a unit of A1111's ControlNet extension.
-    fields.extend(args.ip.adapters.iter().enumerate().map(|(at, adapter)| {
+    fields.extend(from.ip.adapters.iter().enumerate().map(|(at, adapter)| {
         let unit = format!(
             "Module: ip-adapter-auto, Model: {}, Weight: {}, Guidance Start: {}, Guidance End: {}",
             name_of(&adapter.file),
@@ -185,23 +218,23 @@ fn quoted(value: String) -> String {
 }
 
 /// All that is needed to make picture `index` of the batch again.
-pub fn record(args: &Generate, request: &Request, index: usize, files: &[Named]) -> Value {
+pub fn record(from: &Sources<'_>, request: &Request, index: usize, files: &[Named]) -> Value {
     // JSON has no words for a name that is no UTF-8.
     let text = |path: &Path| path.display().to_string();
     let files: Vec<Value> = files
         .iter()
         .map(|file| json!({ "role": file.role, "path": text(&file.path), "sha256": file.sha256 }))
         .collect();
-    let loras: Vec<Value> = args
-        .lora
+    let loras: Vec<Value> = from
+        .loras
         .iter()
         .map(|choice| json!({ "path": text(&choice.file), "scale": choice.scale }))
         .collect();
     json!({
         "samecast": env!("CARGO_PKG_VERSION"),
         "command": "generate",
-        "model": text(&args.model.model),
-        "vae": args.model.vae.as_deref().map(text),
+        "model": text(&from.model.model),
+        "vae": from.model.vae.as_deref().map(text),
         "prompt": request.prompt,
         "negative": request.negative,
         "sampler": request.sampler.to_string(),
@@ -221,8 +254,8 @@ pub fn record(args: &Generate, request: &Request, index: usize, files: &[Named])
         "index": index,
         "clip_skip": request.clip_skip,
         "loras": loras,
-        "ip_adapters": portraits::record(&args.ip),
-        "init_image": args.init_image.as_deref().map(text),
+        "ip_adapters": portraits::record(&from.ip),
+        "init_image": from.init_image.map(text),
         "strength": request.init.as_ref().map(|init| init.strength),
         "files": files,
     })

@@ -2,27 +2,94 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::FloatDType;
+use character_library::LossLog;
 use lora_core::{Dialect, Precision as LoraPrecision};
 use lora_trainer::{Base, CaptionSource, Dataset, LrScheduler, TrainConfig, TrainError, Trainer};
 use sd_pipeline::StableDiffusion;
 use serde_json::{Value, json};
 
-use crate::args::{self, Common, Format, SavePrecision, Steps, Train};
+use crate::args::{self, Common, Format, Model, SavePrecision, Steps, Train, TrainOptions};
 use crate::console::{Console, go_on, print};
 use crate::device::Precision;
 use crate::failure::{Blame, Failure, wrong};
 use crate::generate::open_options;
 use crate::output::check_parent;
+use crate::pocket;
 use crate::provenance::{self, name_of};
 use crate::usage::{Stopwatch, memory_note, peak_memory};
 
 /// `samecast train`
 pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
+    let mut config = config(TrainConfig::default(), &args.options)?;
+    if let Some(trigger) = &args.trigger {
+        config.trigger = trigger.clone();
+    }
+    let plan = Plan {
+        model: pocket::resolved(&args.model)?,
+        images: &args.images,
+        config,
+        out: &args.out,
+        log: None,
+        options: &args.options,
+        force: args.force,
+    };
+    let trained = train(plan, common)?;
+    if !common.json {
+        print(args.out.display())?;
+    }
+    Ok(trained.report(&args.out))
+}
+
+/// A run of training, as a command asks for it.
+pub struct Plan<'a> {
+    /// The model.
+    pub model: Model,
+    /// The folder of pictures.
+    pub images: &'a Path,
+    /// How it is trained.
+    pub config: TrainConfig,
+    /// The LoRA file to write.
+    pub out: &'a Path,
+    /// A file for the losses.
+    pub log: Option<&'a Path>,
+    /// The format, the state, and whether it is gone on with.
+    pub options: &'a TrainOptions,
+    /// Whether files that exist are replaced.
+    pub force: bool,
+}
+
+/// What a run of training did.
+pub struct Trained {
+    /// Its steps, those before a break too.
+    pub steps: usize,
+    /// The pictures that it saw.
+    pub pictures: usize,
+    /// Mean loss of the last 50 steps.
+    pub loss: f32,
+    /// Seconds that the steps took, since the last break.
+    pub seconds: f64,
+}
+
+impl Trained {
+    /// For scripts.
+    pub fn report(&self, file: &Path) -> Value {
+        json!({
+            "file": file.to_string_lossy(),
+            "steps": self.steps,
+            "pictures": self.pictures,
+            "loss": self.loss,
+            "seconds": { "training": self.seconds },
+            "peak_memory_bytes": peak_memory(),
+        })
+    }
+}
+
+/// Trains a LoRA and writes it.
+pub fn train(plan: Plan<'_>, common: &Common) -> Result<Trained, Failure> {
     let console = Console::new(common.quiet);
-    let config = config(args)?;
-    config.check().input()?;
-    let state = state_file(&args.out);
-    check_out(args, &state)?;
+    plan.config.check().input()?;
+    let state = state_file(plan.out);
+    check_out(&plan, &state)?;
     // The loop keeps its sums in f32, and takes a model in nothing else.
     let dtype = match common.precision {
         Precision::Auto | Precision::F32 => FloatDType::F32,
@@ -30,19 +97,18 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
             return wrong("--precision: training computes in f32; leave the option out");
         }
     };
-    let dataset = Dataset::open(&args.images, &config.trigger).input()?;
-    tell_of(&dataset, &config.trigger, &console);
+    let dataset = Dataset::open(plan.images, &plan.config.trigger).input()?;
+    tell_of(&dataset, &plan.config.trigger, &console);
 
     let device = common.device.open()?;
-    console.note(format_args!("opening {}", args.model.model.display()));
-    let options = open_options(&args.model);
-    let model = StableDiffusion::open(&args.model.model, &options, dtype, &device).input()?;
-    let file = args.model.model.is_file();
+    let path = &plan.model.model;
+    console.note(format_args!("opening {}", path.display()));
+    let options = open_options(&plan.model);
+    let model = StableDiffusion::open(path, &options, dtype, &device).input()?;
+    let file = path.is_file();
     let base = Base {
-        name: name_of(&args.model.model),
-        sha256: file
-            .then(|| provenance::sha256(&args.model.model).ok())
-            .flatten(),
+        name: name_of(path),
+        sha256: file.then(|| provenance::sha256(path).ok()).flatten(),
         tokenizer: model.tokenizer,
         text_encoder: model.text_encoder,
         unet: model.unet,
@@ -51,6 +117,7 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
     };
 
     let bar = console.bar("reading", dataset.samples.len());
+    let config = plan.config.clone();
     let mut run = Trainer::new(base, &dataset, config, &device, |done, _| {
         bar.set_position(done as u64);
         go_on()
@@ -64,26 +131,36 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
         ));
     }
 
-    if args.resume {
+    let mut keeper = Keeper {
+        state: &state,
+        log: plan.log,
+        losses: LossLog::default(),
+    };
+    if plan.options.resume {
         run.load_state(&state).input()?;
+        if let Some(log) = plan.log.filter(|log| log.exists()) {
+            keeper.losses = LossLog::open(log).input()?;
+            keeper.losses.back_to(run.done());
+        }
         console.note(format_args!("going on after step {}", run.done()));
     }
     let mut watch = Stopwatch::start();
-    let losses = descend(&mut run, args, &state, &console)?;
-    let training = watch.lap();
+    let first = run.done();
+    descend(&mut run, &mut keeper, plan.options, &console)?;
+    let seconds = watch.lap();
 
-    let name = name_of(&args.out);
-    let dialect = match args.format {
+    let name = name_of(plan.out);
+    let dialect = match plan.options.format {
         Format::Kohya => Dialect::Kohya,
         Format::Peft => Dialect::Peft,
     };
-    let precision = match args.save_precision {
+    let precision = match plan.options.save_precision {
         SavePrecision::F16 => LoraPrecision::F16,
         SavePrecision::Bf16 => LoraPrecision::Bf16,
         SavePrecision::F32 => LoraPrecision::F32,
     };
     let lora = run.lora(&name).work()?;
-    if let Err(error) = lora.save(&args.out, dialect, precision, &run.metadata(&name)) {
+    if let Err(error) = lora.save(plan.out, dialect, precision, &run.metadata(&name)) {
         // All the steps are done: they must not be lost for a full disk, or for a type that is too narrow.
         run.save_state(&state).work()?;
         let message = format!("{error}; the steps are kept: --resume writes the file");
@@ -94,75 +171,104 @@ pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
             .with_context(|| format!("{}: cannot be removed", state.display()))
             .work()?;
     }
-    if !common.json {
-        print(args.out.display())?;
-    }
     console.note(format_args!(
-        "{} steps in {training} s{}",
-        losses.len(),
+        "{} steps in {seconds} s{}",
+        run.done() - first,
         memory_note()
     ));
-    let last = losses.len().saturating_sub(50);
-    let recent = &losses[last..];
-    let mean = recent.iter().sum::<f32>() / recent.len().max(1) as f32;
-    Ok(json!({
-        "file": args.out.to_string_lossy(),
-        "steps": run.done(),
-        "pictures": dataset.samples.len(),
-        "loss": mean,
-        "seconds": { "training": training },
-        "peak_memory_bytes": peak_memory(),
-    }))
+    Ok(Trained {
+        steps: run.done(),
+        pictures: dataset.samples.len(),
+        loss: keeper.losses.last(50).unwrap_or(0.0),
+        seconds,
+    })
+}
+
+/// Keeps a run's state, and its losses where there is a file for them.
+struct Keeper<'a> {
+    state: &'a Path,
+    log: Option<&'a Path>,
+    losses: LossLog,
+}
+
+impl Keeper<'_> {
+    fn save_state(&self, run: &Trainer) -> Result<(), Failure> {
+        run.save_state(self.state).work()?;
+        self.save_log()
+    }
+
+    fn save_log(&self) -> Result<(), Failure> {
+        let Some(log) = self.log else { return Ok(()) };
+        (self.losses.write(log))
+            .with_context(|| format!("{}: cannot be written", log.display()))
+            .work()
+    }
 }
 
 /// Takes the steps that are left. Stops with the state saved where a person asks for it.
 fn descend(
     run: &mut Trainer,
-    args: &Train,
-    state: &Path,
+    keeper: &mut Keeper<'_>,
+    options: &TrainOptions,
     console: &Console,
-) -> Result<Vec<f32>, Failure> {
+) -> Result<(), Failure> {
     let bar = console.bar("training", run.steps());
     bar.set_position(run.done() as u64);
     bar.reset_eta();
-    let mut losses: Vec<f32> = vec![];
     let mut smooth: Option<f32> = None;
     while !run.is_done() {
         if go_on().is_break() {
             bar.abandon();
-            run.save_state(state).work()?;
+            keeper.save_state(run)?;
             let message = format!(
                 "stopped after step {} of {}; --resume goes on from {}",
                 run.done(),
                 run.steps(),
-                state.display()
+                keeper.state.display()
             );
             return Err(Failure::Work(anyhow::anyhow!(message)));
         }
         let report = run.step().work()?;
-        losses.push(report.loss);
         let mean = smooth.map_or(report.loss, |mean| 0.98 * mean + 0.02 * report.loss);
         smooth = Some(mean);
         bar.set_position(report.step as u64);
         bar.set_message(format!("loss {mean:.4}"));
-        let due = args.save_state_every > 0 && report.step.is_multiple_of(args.save_state_every);
+        let every = options.save_state_every;
+        let due = every > 0 && report.step.is_multiple_of(every);
+        keeper.losses.steps.push(report);
         if due && !run.is_done() {
-            run.save_state(state).work()?;
+            keeper.save_state(run)?;
         }
     }
     bar.finish_and_clear();
-    Ok(losses)
+    keeper.save_log()
 }
 
-/// The command line's options over the file's, over the recipe's.
-fn config(args: &Train) -> Result<TrainConfig, Failure> {
+/// The command line's options over the file's, over what is there already.
+pub fn config(base: TrainConfig, args: &TrainOptions) -> Result<TrainConfig, Failure> {
     let mut config = match &args.config {
-        None => TrainConfig::default(),
+        None => base,
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("--config {}: cannot be read", path.display()))
                 .input()?;
-            toml::from_str(&text).or_else(|error| wrong(told(&error, path, &text)))?
+            // Once for what is wrong with it, and once for what it says.
+            let said =
+                toml::from_str::<TrainConfig>(&text).and_then(|_| text.parse::<toml::Table>());
+            let said = said.or_else(|error| wrong(told(&error, path, &text)))?;
+            let kept = |key| !said.contains_key(key);
+            let (gamma, norm) = (kept("min_snr_gamma"), kept("max_grad_norm"));
+            let mut all = toml::Table::try_from(&base).work()?;
+            all.extend(said);
+            let mut all: TrainConfig = all.try_into().work()?;
+            // TOML has no word for a value that is none.
+            if gamma {
+                all.min_snr_gamma = base.min_snr_gamma;
+            }
+            if norm {
+                all.max_grad_norm = base.max_grad_norm;
+            }
+            all
         }
     };
     fn set<T: Clone>(field: &mut T, option: &Option<T>) {
@@ -170,7 +276,6 @@ fn config(args: &Train) -> Result<TrainConfig, Failure> {
             *field = value.clone();
         }
     }
-    set(&mut config.trigger, &args.trigger);
     set(&mut config.rank, &args.rank);
     set(&mut config.alpha, &args.alpha);
     set(&mut config.learning_rate, &args.learning_rate);
@@ -225,8 +330,8 @@ fn told(error: &toml::de::Error, path: &Path, text: &str) -> String {
     )
 }
 
-fn check_out(args: &Train, state: &Path) -> Result<(), Failure> {
-    let out = &args.out;
+fn check_out(plan: &Plan<'_>, state: &Path) -> Result<(), Failure> {
+    let (out, resume) = (plan.out, plan.options.resume);
     let named = out
         .extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"));
@@ -237,19 +342,19 @@ fn check_out(args: &Train, state: &Path) -> Result<(), Failure> {
         ));
     }
     check_parent(out)?;
-    if out.exists() && !args.force {
+    if out.exists() && !plan.force {
         return wrong(format!(
             "--out {}: exists already; take another name, or --force to replace it",
             out.display()
         ));
     }
-    if args.resume && !state.exists() {
+    if resume && !state.exists() {
         return wrong(format!(
             "--resume: no interrupted run left its state at {}; leave the option out to start anew",
             state.display()
         ));
     }
-    if !args.resume && state.exists() && !args.force {
+    if !resume && state.exists() && !plan.force {
         return wrong(format!(
             "{}: an interrupted run left its state; go on with it by --resume, or start anew with --force",
             state.display()

@@ -26,6 +26,8 @@ mod tokenizer;
 
 pub use encode::{EncodeOptions, Encoded, encode};
 pub use error::{Error, Result};
-pub use model::{ClipTextConfig, ClipTextModel, HiddenAct};
+pub use model::{
+    ClipTextConfig, ClipTextModel, ClipTextModelWithProjection, ClipTextProjectionConfig, HiddenAct,
+};
 pub use prompt::{Chunk, Chunking, Chunks, Prompt, Weighted};
 pub use tokenizer::Tokenizer;

@@ -167,6 +167,12 @@ impl ClipTextConfig {
 
     /// A text encoder of these sizes. Its weights are random, and are made when they are first used.
     pub fn init(&self, device: &Device) -> ClipTextModel {
+        ClipTextModel {
+            text_model: self.transformer(device),
+        }
+    }
+
+    fn transformer(&self, device: &Device) -> ClipTextTransformer {
         let channels = self.hidden_size;
         let norm = || {
             LayerNormConfig::new(channels)
@@ -191,18 +197,82 @@ impl ClipTextConfig {
             layer_norm2: norm(),
         };
         let embedding = |rows| EmbeddingConfig::new(rows, channels).init(device);
-        ClipTextModel {
-            text_model: ClipTextTransformer {
-                embeddings: ClipTextEmbeddings {
-                    token_embedding: embedding(self.vocab_size),
-                    position_embedding: embedding(self.max_position_embeddings),
-                },
-                encoder: ClipEncoder {
-                    layers: (0..self.num_hidden_layers).map(layer).collect(),
-                },
-                final_layer_norm: norm(),
+        ClipTextTransformer {
+            embeddings: ClipTextEmbeddings {
+                token_embedding: embedding(self.vocab_size),
+                position_embedding: embedding(self.max_position_embeddings),
             },
+            encoder: ClipEncoder {
+                layers: (0..self.num_hidden_layers).map(layer).collect(),
+            },
+            final_layer_norm: norm(),
         }
+    }
+}
+
+/// The sizes of a CLIP text encoder with its projection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipTextProjectionConfig {
+    /// The text encoder's sizes.
+    pub text: ClipTextConfig,
+    /// Channels of a text's embedding.
+    pub projection_dim: usize,
+    /// The token whose first place is a text's end. 2 stands for the largest token, in transformers as here: published CLIPs say so, whose
+    /// end token is 49407.
+    pub eos_token_id: u32,
+}
+
+impl ClipTextProjectionConfig {
+    /// Reads the text of a `config.json`: that of a text encoder with projection, or that of a whole CLIP model. `path` is named in errors.
+    ///
+    /// # Errors
+    /// If the text is garbled, or no such encoder's.
+    pub fn from_json(text: &str, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file: serde_json::Map<String, Value> =
+            parse(text, path, "the sizes of a CLIP text encoder")?;
+        let number = |value: Option<&Value>, key: &str, default: u64, least: u64, most: u64| {
+            let value = value.filter(|value| !value.is_null());
+            let number = value.map_or(Some(default), Value::as_u64);
+            number
+                .filter(|number| (least..=most).contains(number))
+                .ok_or_else(|| Error::Value {
+                    path: path.into(),
+                    key: key.into(),
+                    found: value.map_or_else(String::new, ToString::to_string),
+                    expected: format!("{least} to {most}"),
+                })
+        };
+        let own = file.get("text_config").and_then(Value::as_object);
+        let sizes = own.unwrap_or(&file);
+        // The projection belongs to the whole model, and the number in its part may be a mere default.
+        let inner = sizes.get("projection_dim");
+        let projection_dim = own.and(file.get("projection_dim")).or(inner);
+        Ok(Self {
+            text: ClipTextConfig::from_json(text, path)?,
+            projection_dim: number(projection_dim, "projection_dim", 512, 1, 1 << 16)? as usize,
+            eos_token_id: number(sizes.get("eos_token_id"), "eos_token_id", 49407, 0, 1 << 24)?
+                as u32,
+        })
+    }
+
+    /// An encoder of these sizes. Its weights are random, and are made when they are first used.
+    pub fn init(&self, device: &Device) -> ClipTextModelWithProjection {
+        ClipTextModelWithProjection {
+            text_model: self.text.transformer(device),
+            text_projection: LinearConfig::new(self.text.hidden_size, self.projection_dim)
+                .with_bias(false)
+                .init(device),
+        }
+    }
+
+    /// The place in a text's tokens whose hidden state is its embedding; 0 where there is no end token, as in transformers.
+    pub fn end(&self, tokens: &[u32]) -> usize {
+        let end = match self.eos_token_id {
+            2 => tokens.iter().max().copied().unwrap_or_default(),
+            token => token,
+        };
+        tokens.iter().position(|&token| token == end).unwrap_or(0)
     }
 }
 
@@ -212,6 +282,16 @@ impl ClipTextConfig {
 #[derive(Module, Debug)]
 pub struct ClipTextModel {
     text_model: ClipTextTransformer,
+}
+
+/// CLIP's text encoder with the projection into the space that texts and pictures share: transformers' `CLIPTextModelWithProjection`, and the
+/// text's half of its `CLIPModel`.
+///
+/// Module paths are the keys of both.
+#[derive(Module, Debug)]
+pub struct ClipTextModelWithProjection {
+    text_model: ClipTextTransformer,
+    text_projection: Linear,
 }
 
 /// The transformer of the text encoder.
@@ -290,17 +370,7 @@ impl ClipTextModel {
             (1..=layers).contains(&clip_skip),
             "clip skip is 1 to {layers}, not {clip_skip}"
         );
-        let ClipTextTransformer {
-            embeddings,
-            encoder,
-            final_layer_norm,
-        } = &self.text_model;
-        let hidden = encoder.layers[..=layers - clip_skip]
-            .iter()
-            .fold(embeddings.forward(tokens), |hidden, layer| {
-                layer.forward(hidden)
-            });
-        final_layer_norm.forward(hidden)
+        self.text_model.forward(tokens, layers + 1 - clip_skip)
     }
 
     /// How many layers there are.
@@ -324,6 +394,42 @@ impl ClipTextModel {
             .token_embedding
             .weight
             .lazy_device()
+    }
+}
+
+impl ClipTextModelWithProjection {
+    /// The embedding of each text: the hidden state at its end, normed and projected (Radford et al. 2021, §2.4).
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, tokens]`
+    /// - `ends`: of each text the position of its end token, as [`ClipTextProjectionConfig::end`] finds it
+    /// - output: `[batch, projection_dim]`, not of length 1
+    ///
+    /// # Panics
+    /// If there are more tokens than the encoder has positions, a token has no embedding, or `ends` has not one position for each text.
+    pub fn forward(&self, tokens: Tensor<2, Int>, ends: &[usize]) -> Tensor<2> {
+        let [batch, _] = tokens.dims();
+        assert_eq!(ends.len(), batch, "one end for each text");
+        let hidden = (self.text_model).forward(tokens, self.text_model.encoder.layers.len());
+        let at_end = ends.iter().enumerate();
+        let pooled = at_end.map(|(i, &end)| hidden.clone().narrow(0, i, 1).narrow(1, end, 1));
+        let pooled = Tensor::cat(pooled.collect(), 0).squeeze_dim::<2>(1);
+        self.text_projection.forward(pooled)
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.text_projection.weight.lazy_device()
+    }
+}
+
+impl ClipTextTransformer {
+    /// `[batch, tokens]` to `[batch, tokens, channels]`: the hidden state behind the first `layers` layers and the final norm.
+    fn forward(&self, tokens: Tensor<2, Int>, layers: usize) -> Tensor<3> {
+        let embedded = self.embeddings.forward(tokens);
+        let layers = self.encoder.layers[..layers].iter();
+        let hidden = layers.fold(embedded, |hidden, layer| layer.forward(hidden));
+        self.final_layer_norm.forward(hidden)
     }
 }
 

@@ -18,6 +18,7 @@
 //! ```
 
 mod checkpoint;
+mod clip;
 mod error;
 mod generate;
 mod image_encoder;
@@ -30,6 +31,7 @@ pub use checkpoint::{
     Checkpoint, CheckpointError, CheckpointOptions, Layout, MatrixType, NumberTypes, Part,
     StoredType, TensorFile, Weights, load_module,
 };
+pub use clip::{Clip, TextTower};
 pub use error::PipelineError;
 pub use generate::{Evaluations, Generated, InitImage, Progress, Request, RngKind};
 pub use image_encoder::{ImageEncoder, ImageEncoderFile};
