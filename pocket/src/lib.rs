@@ -2,6 +2,8 @@
 //!
 //! So far it holds the [`puppet`]: cartoon portraits, drawn from a seed, with captions.
 
+#[cfg(feature = "train")]
+pub mod examiners;
 pub mod puppet;
 #[cfg(feature = "train")]
 pub mod school;

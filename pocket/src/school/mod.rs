@@ -13,7 +13,7 @@ mod vae;
 mod words;
 
 pub use data::{Example, Stream, pictures};
-pub use export::{ExportError, load_module, save_module, write_whole};
+pub use export::{ExportError, load_module, read_module, save_module, write_whole};
 pub use flat::{Shape, gradients, shapes, values, with_values};
 pub use layout::{SIZE, write_configs};
 pub use learn::{LearnError, Lesson, Progress, Pupil};
