@@ -8,7 +8,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use sd_unet::{CrossAttention, ImageStream, KeyValue, UNet2DConditionModel};
 
-use crate::projection::{ImageProjection, Projector};
+use crate::projection::{HEAD, ImageProjection, Projector, ResamplerConfig};
 use crate::{BlankPicture, EncoderInput, Features, IpAdapterError, Uncond, file, layout};
 
 /// An IP-Adapter (Ye et al. 2023): a projector from what an image encoder makes of a picture to tokens, and for each cross-attention
@@ -172,6 +172,58 @@ impl IpAdapter {
             pooled > 0 && tokens > 0,
             "{pooled} numbers, {tokens} tokens"
         );
+        let input = EncoderInput {
+            pooled: Some(pooled),
+            ..EncoderInput::default()
+        };
+        Self::fresh(unet, Variant::Base, input, tokens, device, |context| {
+            Projector::Image(ImageProjection::new(pooled, tokens, context, device))
+        })
+    }
+
+    /// A plus adapter to be trained, as [`base`](Self::base): its projector is a resampler of `depth` layers with `heads` heads, whose
+    /// channels are those of the UNet's text. `width` are the channels of the image encoder's hidden states, 1280 for CLIP ViT-H/14; the
+    /// published ones have 16 tokens, 4 layers and 12 heads.
+    ///
+    /// # Panics
+    /// If a number is 0, or the UNet's text has another width at another level.
+    pub fn plus(
+        unet: &UNet2DConditionModel,
+        width: usize,
+        tokens: usize,
+        [depth, heads]: [usize; 2],
+        device: &Device,
+    ) -> Self {
+        assert!(
+            width > 0 && tokens > 0 && depth > 0 && heads > 0,
+            "{width} channels, {tokens} tokens, {depth} layers, {heads} heads"
+        );
+        let input = EncoderInput {
+            penultimate: Some(width),
+            ..EncoderInput::default()
+        };
+        Self::fresh(unet, Variant::Plus, input, tokens, device, |context| {
+            let config = ResamplerConfig {
+                width,
+                channels: context,
+                inner: heads * HEAD,
+                hidden: 4 * context,
+                depth,
+                context,
+            };
+            Projector::Resampler(config.init(tokens, device))
+        })
+    }
+
+    /// An adapter with a projector as it is made, and the keys and values that the UNet has for text.
+    fn fresh(
+        unet: &UNet2DConditionModel,
+        variant: Variant,
+        input: EncoderInput,
+        tokens: usize,
+        device: &Device,
+        projector: impl FnOnce(usize) -> Projector,
+    ) -> Self {
         let layers = unet.cross_attentions();
         let context = layers[0].context_channels;
         assert!(
@@ -180,18 +232,14 @@ impl IpAdapter {
         );
         let about = About {
             file: "a new adapter".to_owned(),
-            variant: Variant::Base,
-            input: EncoderInput {
-                pooled: Some(pooled),
-                ..EncoderInput::default()
-            },
+            variant,
+            input,
             context,
             tokens: Some(tokens),
             channels: layers.iter().map(|layer| layer.channels).collect(),
             low_rank: Arc::default(),
         };
-        let projector = ImageProjection::new(pooled, tokens, context, device);
-        let mut adapter = Self::new(Projector::Image(projector), about, device);
+        let mut adapter = Self::new(projector(context), about, device);
 
         let mut weights = LinearWeights::default();
         unet.visit(&mut weights);

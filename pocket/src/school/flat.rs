@@ -54,6 +54,20 @@ pub fn with_values<M: Module>(model: M, values: &[f32]) -> M {
     model
 }
 
+/// The model with its embeddings of tokens and positions at a twentieth of what they are: burn makes them with deviation 1, a transformer
+/// with its norms in front learns sooner from small ones.
+pub fn with_small_embeddings<M: Module>(model: M) -> M {
+    let scales = shapes(&model).into_iter().flat_map(|shape| {
+        let table = ["token_embedding.weight", "position_embedding.weight"];
+        let small = table.iter().any(|name| shape.path.ends_with(name));
+        std::iter::repeat_n(if small { 0.05 } else { 1.0 }, shape.shape.iter().product())
+    });
+    let scaled: Vec<f32> = (values(&model).into_iter().zip(scales))
+        .map(|(value, scale)| value * scale)
+        .collect();
+    with_values(model, &scaled)
+}
+
 struct Visit<'a, F> {
     path: Vec<String>,
     gradients: Option<&'a Gradients>,

@@ -43,7 +43,9 @@ pub struct Lesson {
 
 /// A model that learns, with all that the next step needs.
 pub struct Pupil<M> {
-    model: M,
+    /// A model for each part of a batch. They share no tensor: burn keeps one graph for all that is computed from one, and works on a graph
+    /// in one thread at a time.
+    models: Vec<M>,
     lesson: Lesson,
     /// One number for each of `values`: whether it decays.
     decays: Vec<bool>,
@@ -122,9 +124,10 @@ impl<M: Module + Sync> Pupil<M> {
             done: 0,
             pools: (0..lesson.parts).map(pool).collect(),
             folder: folder.to_path_buf(),
-            model,
+            models: vec![model; lesson.parts],
             lesson,
         };
+        pupil.show();
         let path = pupil.state_path();
         match fs::read(&path) {
             Ok(bytes) => pupil.restore(&path, &bytes)?,
@@ -146,7 +149,13 @@ impl<M: Module + Sync> Pupil<M> {
 
     /// The model with the running mean of its weights, which is better than the last ones.
     pub fn averaged(&self) -> M {
-        with_values(self.model.clone(), &self.average)
+        with_values(self.models[0].clone(), &self.average)
+    }
+
+    /// Gives the models the values that were learned.
+    fn show(&mut self) {
+        let models = std::mem::take(&mut self.models).into_iter();
+        self.models = models.map(|m| with_values(m, &self.values)).collect();
     }
 
     /// Learns until the lesson is done or `go_on` says no, which hears of every step; saves itself every few minutes and at the end.
@@ -199,13 +208,13 @@ impl<M: Module + Sync> Pupil<M> {
             bound(index)..bound(index + 1)
         };
         let results: Vec<(f32, Vec<f32>)> = thread::scope(|scope| {
-            let threads: Vec<_> = (self.pools.iter().enumerate())
-                .map(|(index, pool)| {
-                    let (model, samples) = (self.model.clone(), part(index as u64));
+            let threads: Vec<_> = (self.pools.iter().zip(&self.models).enumerate())
+                .map(|(index, (pool, model))| {
+                    let samples = part(index as u64);
                     let share = (samples.end - samples.start) as f32 / batch as f32;
                     let work = move || {
-                        let loss = loss(&model, samples) * share;
-                        let found = gradients(&model, &loss.backward());
+                        let loss = loss(model, samples) * share;
+                        let found = gradients(model, &loss.backward());
                         (loss.into_scalar::<f32>(), found)
                     };
                     scope.spawn(move || pool.install(work))
@@ -227,7 +236,7 @@ impl<M: Module + Sync> Pupil<M> {
         if !loss.is_finite() || !self.descend(&total) {
             return Err(LearnError::Diverged(self.done + 1));
         }
-        self.model = with_values(self.model.clone(), &self.values);
+        self.show();
         Ok(loss)
     }
 
@@ -306,7 +315,7 @@ impl<M: Module + Sync> Pupil<M> {
     /// The parameters' names and shapes as one number, by which a state is known.
     fn kind(&self) -> String {
         let mut digest = Sha256::new();
-        for shape in shapes(&self.model) {
+        for shape in shapes(&self.models[0]) {
             digest.update(format!("{} {:?}\n", shape.path, shape.shape));
         }
         digest.finalize()[..8]
@@ -364,7 +373,7 @@ impl<M: Module + Sync> Pupil<M> {
             let numbers = view.data().as_chunks::<4>().0.iter();
             *part = numbers.map(|&bytes| f32::from_le_bytes(bytes)).collect();
         }
-        self.model = with_values(self.model.clone(), &self.values);
+        self.show();
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! A run depends on its seed and its steps alone: sample `n` is drawn from `n`, a step's gradient is the sum of the same parts in the same
 //! order on any machine, and what is saved holds everything that the next step needs.
 
+mod clip;
 mod data;
 mod export;
 mod flat;
@@ -12,9 +13,13 @@ mod painter;
 mod vae;
 mod words;
 
+pub use clip::{
+    Clip, Comparing, Comparison, LOGIT_SCALE, clip_text_config, clip_vision_config,
+    measure as measure_clip,
+};
 pub use data::{Example, Stream, pictures};
 pub use export::{ExportError, load_module, read_module, save_module, write_whole};
-pub use flat::{Shape, gradients, shapes, values, with_values};
+pub use flat::{Shape, gradients, shapes, values, with_small_embeddings, with_values};
 pub use layout::{SIZE, write_configs};
 pub use learn::{LearnError, Lesson, Progress, Pupil};
 pub use painter::{

@@ -13,7 +13,7 @@ use sd_unet::{
 use sd_vae::AutoencoderKL;
 
 use super::words::POSITIONS;
-use super::{Example, Stream, pictures, training_caption};
+use super::{Example, Stream, pictures, training_caption, with_small_embeddings};
 
 /// Text encoder and UNet, which learn together.
 #[derive(Module, Debug)]
@@ -25,10 +25,10 @@ pub struct Painter {
 }
 
 impl Painter {
-    /// A painter with random weights. The last convolution of the UNet is as it is made.
+    /// A painter with random weights, those of the embeddings small.
     pub fn new(vocabulary: usize, device: &Device) -> Self {
         Self {
-            text_encoder: text_config(vocabulary).init(device),
+            text_encoder: with_small_embeddings(text_config(vocabulary).init(device)),
             unet: unet_config().init(device),
         }
     }
@@ -38,8 +38,8 @@ impl Painter {
 pub fn text_config(vocabulary: usize) -> ClipTextConfig {
     ClipTextConfig {
         vocab_size: vocabulary,
-        hidden_size: 128,
-        intermediate_size: 512,
+        hidden_size: 96,
+        intermediate_size: 256,
         num_hidden_layers: 2,
         num_attention_heads: 4,
         max_position_embeddings: POSITIONS,
@@ -55,17 +55,12 @@ pub fn unet_config() -> UNetConfig {
         down_block_types: vec![
             DownBlockType::DownBlock2D,
             DownBlockType::CrossAttnDownBlock2D,
-            DownBlockType::CrossAttnDownBlock2D,
         ],
-        up_block_types: vec![
-            UpBlockType::CrossAttnUpBlock2D,
-            UpBlockType::CrossAttnUpBlock2D,
-            UpBlockType::UpBlock2D,
-        ],
-        block_out_channels: vec![64, 128, 192],
+        up_block_types: vec![UpBlockType::CrossAttnUpBlock2D, UpBlockType::UpBlock2D],
+        block_out_channels: vec![64, 96],
         layers_per_block: PerLevel::Same(1),
         norm_num_groups: 16,
-        cross_attention_dim: PerLevel::Same(128),
+        cross_attention_dim: PerLevel::Same(96),
         attention_head_dim: PerLevel::Same(4),
         ..UNetConfig::default()
     }

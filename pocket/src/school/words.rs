@@ -24,12 +24,12 @@ const PROMPTS: &str = "identical face, same hairstyle, same person, consistent c
     best quality, masterpiece, high quality, detailed, sharp focus, cartoon, portrait, photo of, picture of, close up, my character, \
     mychar, character, person, someone, looking at the viewer, young, old, hair, face, eyes, background, lighting, cinematic, scene";
 
-/// Trains the tokenizer's merges on captions and words of prompts, and writes `vocab.json`, `merges.txt` and the files beside them into a
+/// Trains the tokenizer's merges on captions, words of prompts and some text in English, and writes `vocab.json`, `merges.txt` and the files beside them into a
 /// folder, as transformers lays out CLIP's tokenizer: 256 bytes, the same at a word's end, one token a merge, start and end of a text.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn train_tokenizer(seed: u64, most: usize, folder: &Path) -> Result<()> {
+pub fn train_tokenizer(seed: u64, most: usize, text: &[String], folder: &Path) -> Result<()> {
     let alphabet: BTreeSet<char> = ByteLevel::alphabet().into_iter().collect();
     let trainer = BpeTrainer::builder()
         .vocab_size(most - 2)
@@ -43,7 +43,9 @@ pub fn train_tokenizer(seed: u64, most: usize, folder: &Path) -> Result<()> {
         let example = Example::new(seed, number);
         caption(example.character.sex, &example.shot, None)
     });
-    let lines = captions.chain(std::iter::repeat_n(PROMPTS.to_owned(), 100));
+    let lines = captions
+        .chain(std::iter::repeat_n(PROMPTS.to_owned(), 100))
+        .chain(text.iter().cloned());
     let split = |line: &str| Ok(words(line));
     trainer
         .feed(lines, split)
@@ -102,10 +104,12 @@ pub fn train_tokenizer(seed: u64, most: usize, folder: &Path) -> Result<()> {
     write("tokenizer_config.json", format!("{config:#}\n"))
 }
 
-/// The words of a line, commas apart, as CLIP's tokenizer splits text that has letters and commas alone.
-fn words(line: &str) -> Vec<String> {
-    line.replace(',', " , ")
-        .split_whitespace()
+/// The words of a text: runs of letters in lower case, and commas.
+fn words(text: &str) -> Vec<String> {
+    text.to_lowercase()
+        .replace(',', " , ")
+        .split(|c: char| !c.is_ascii_lowercase() && c != ',')
+        .filter(|word| !word.is_empty())
         .map(String::from)
         .collect()
 }

@@ -13,9 +13,9 @@ use burn::tensor::{Device, Tensor};
 use clap::{Args, Parser, Subcommand};
 use clip_text::Tokenizer;
 use samecast_pocket::school::{
-    Autoencoding, Latents, Lesson, Painter, Painting, Progress, Pupil, SIZE, load_module,
-    measure_vae, save_module, scheduler_config, text_config, train_tokenizer, vae_config,
-    write_configs,
+    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Progress, Pupil, SIZE,
+    load_module, measure_clip, measure_vae, save_module, scheduler_config, text_config,
+    train_tokenizer, vae_config, write_configs,
 };
 use sd_diffusion::NoiseSchedule;
 use sd_vae::{AutoencoderKL, VaeConfig};
@@ -41,11 +41,17 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// The tokenizer's merges; takes seconds
-    Tokenizer,
+    Tokenizer {
+        /// Texts in English, for words that no caption has
+        #[arg(value_name = "FILE")]
+        text: Vec<PathBuf>,
+    },
     /// The VAE
     Vae(Run),
     /// Text encoder and UNet; needs tokenizer and VAE
     Painter(Run),
+    /// The image encoder and the text encoder that the score is made with; needs the tokenizer
+    Clip(Run),
 }
 
 #[derive(Args, Debug)]
@@ -72,9 +78,10 @@ fn main() -> ExitCode {
                 .with_context(|| format!("`{}` cannot be made", cli.runs.display()))
         })
         .and_then(|()| match &cli.command {
-            Command::Tokenizer => train_tokenizer(cli.seed, 2048, &cli.model.join("tokenizer")),
+            Command::Tokenizer { text } => cli.train_tokenizer(text),
             Command::Vae(run) => cli.vae(run),
             Command::Painter(run) => cli.painter(run),
+            Command::Clip(run) => cli.clip(run),
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,6 +118,14 @@ impl Run {
 impl Cli {
     fn device(&self) -> Device {
         Device::flex()
+    }
+
+    fn train_tokenizer(&self, text: &[PathBuf]) -> Result<()> {
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).with_context(|| format!("`{}`", path.display()))
+        };
+        let text = text.iter().map(read).collect::<Result<Vec<_>>>()?;
+        train_tokenizer(self.seed, 2048, &text, &self.model.join("tokenizer"))
     }
 
     fn vae(&self, run: &Run) -> Result<()> {
@@ -191,6 +206,43 @@ impl Cli {
         save_module(&painter.unet, &self.weights("unet"), own_name)?;
         let text = self.model.join("text_encoder/model.safetensors");
         Ok(save_module(&painter.text_encoder, &text, own_name)?)
+    }
+
+    fn clip(&self, run: &Run) -> Result<()> {
+        let device = self.device();
+        let training = device.clone().autodiff();
+        let lesson = Lesson {
+            name: "clip",
+            batch: 48,
+            parts: 2,
+            steps: run.steps,
+            rate: 1e-3,
+            warmup: 300,
+            cooldown: 0.5,
+            beta2: 0.99,
+            decay: 0.05,
+            clip: 1.0,
+            average: 0.998,
+        };
+        let tokenizer = self.tokenizer()?;
+        let clip = Clip::new(self.vocabulary()?, &training);
+        let mut pupil = Pupil::new(clip, lesson, &self.runs)?;
+        let task = Comparing {
+            seed: self.seed,
+            tokenizer,
+        };
+        run.learn(&mut pupil, |model, samples| {
+            task.loss(model, samples, &training)
+        })?;
+        let model = pupil.averaged().valid();
+        let found = measure_clip(&model, &task.tokenizer, 8, &device);
+        println!(
+            "step {}: of 64, {:.1} % of pictures find their caption, {:.1} % of faces another picture of the same character",
+            pupil.done(),
+            100.0 * found.captions,
+            100.0 * found.faces
+        );
+        Ok(())
     }
 
     fn weights(&self, part: &str) -> PathBuf {
