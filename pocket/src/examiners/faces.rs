@@ -8,23 +8,23 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use image::RgbImage;
 use sd_kernels::linear;
 
+use super::eyes::{Eyes, FEATURES, read_each, tensor_of};
 use super::traits::{KINDS, NUMBERS, kinds, numbers};
-use super::trunk::{FEATURES, Trunk, read_each, tensor_of};
 use super::wear::wear;
 use crate::puppet::{Character, Sex, Shot, TRAINING, draw};
 use crate::school::{ExportError, SIZE, Stream, load_module, read_module};
 
 /// Numbers of an embedding.
-const WIDTH: usize = 128;
+const WIDTH: usize = 64;
 /// Pictures of each character that are compared in training.
 const SHOTS: usize = 3;
 /// Characters that are compared with each other in training.
 const CHARACTERS: usize = 12;
 
-/// The network of a [`FaceExaminer`]: a trunk, and a layer that makes the embedding.
+/// The network of a [`FaceExaminer`]: eyes, and a layer that makes the embedding.
 #[derive(Module, Debug)]
 pub struct FaceModel {
-    trunk: Trunk,
+    eyes: Eyes,
     embedding: Linear,
 }
 
@@ -32,16 +32,16 @@ impl FaceModel {
     /// A network with random weights.
     pub fn new(device: &Device) -> Self {
         Self {
-            trunk: Trunk::new(device),
+            eyes: Eyes::new(device),
             embedding: LinearConfig::new(FEATURES, WIDTH).init(device),
         }
     }
 
     /// # Shapes
     /// - `image`: `[batch, 3, 96, 96]`, values in `[-1, 1]`
-    /// - output: `[batch, 128]`, each of length 1
+    /// - output: `[batch, 64]`, each of length 1
     pub fn forward(&self, image: Tensor<4>) -> Tensor<2> {
-        unit(linear(self.trunk.forward(image), &self.embedding))
+        unit(linear(self.eyes.forward(image), &self.embedding))
     }
 }
 
@@ -100,7 +100,7 @@ impl FaceTraining {
                 wear(&draw(character, &shot, SIZE as u32), &mut random)
             })
             .collect();
-        let features = pupil.model.trunk.forward(tensor_of(&pictures, device));
+        let features = pupil.model.eyes.forward(tensor_of(&pictures, device));
         let embedding = unit(linear(features.clone(), &pupil.model.embedding));
         found(embedding) + told(linear(features, &pupil.traits), &characters)
     }

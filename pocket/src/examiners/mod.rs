@@ -5,11 +5,11 @@
 //! on pictures of the [`puppet`](crate::puppet) alone, of characters from [`TRAINING`](crate::puppet::TRAINING), roughened as generated
 //! pictures are; all figures are of [`HELD_OUT`](crate::puppet::HELD_OUT) characters.
 
+mod eyes;
 mod faces;
 mod measure;
 mod shots;
 mod traits;
-mod trunk;
 mod wear;
 
 pub use faces::{Embedding, FaceExaminer, FaceModel, FacePupil, FaceTraining, Gallery};

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use image::RgbImage;
 use sd_kernels::linear;
 
-use super::trunk::{FEATURES, Trunk, read_each, tensor_of};
+use super::eyes::{Eyes, FEATURES, read_each, tensor_of};
 use super::wear::wear;
 use crate::puppet::{Angle, Expression, Lighting, Outfit, Place, Sex, Shot, draw};
 use crate::school::{Example, ExportError, SIZE, Stream, load_module, read_module};
@@ -26,10 +26,10 @@ const CHOICES: [usize; 6] = [
     Outfit::ALL.len(),
 ];
 
-/// The network of a [`ShotExaminer`]: a trunk and a head for each attribute.
+/// The network of a [`ShotExaminer`]: eyes and a head for each attribute.
 #[derive(Module, Debug)]
 pub struct ShotModel {
-    trunk: Trunk,
+    eyes: Eyes,
     sex: Linear,
     angle: Linear,
     expression: Linear,
@@ -44,7 +44,7 @@ impl ShotModel {
         let head = |choices: usize| LinearConfig::new(FEATURES, choices).init(device);
         let [sex, angle, expression, lighting, place, outfit] = CHOICES.map(head);
         Self {
-            trunk: Trunk::new(device),
+            eyes: Eyes::new(device),
             sex,
             angle,
             expression,
@@ -60,7 +60,7 @@ impl ShotModel {
     /// - `image`: `[batch, 3, 96, 96]`, values in `[-1, 1]`
     /// - output: six of `[batch, values]`
     pub fn forward(&self, image: Tensor<4>) -> [Tensor<2>; 6] {
-        let features = self.trunk.forward(image);
+        let features = self.eyes.forward(image);
         let heads = [
             &self.sex,
             &self.angle,

@@ -15,8 +15,8 @@ pub(super) fn wear(picture: &RgbImage, random: &mut Stream) -> RgbImage {
         let shift = [between(random, -3.0, 3.0), between(random, -3.0, 3.0)];
         planes = planes.moved(scale, shift);
     }
-    if random.unit() < 0.6 {
-        planes = planes.blurred(between(random, 0.3, 1.4));
+    if random.unit() < 0.5 {
+        planes = planes.blurred(between(random, 0.3, 1.2));
     }
     if random.unit() < 0.7 {
         let (brighter, contrast) = (between(random, -0.05, 0.05), between(random, 0.9, 1.1));
@@ -28,7 +28,7 @@ pub(super) fn wear(picture: &RgbImage, random: &mut Stream) -> RgbImage {
         }
     }
     if random.unit() < 0.4 {
-        let strength = between(random, 0.0, 0.05);
+        let strength = between(random, 0.0, 0.04);
         for plane in &mut planes.colours {
             let noise = random.normal(plane.len());
             for (value, noise) in plane.iter_mut().zip(noise) {
@@ -37,7 +37,7 @@ pub(super) fn wear(picture: &RgbImage, random: &mut Stream) -> RgbImage {
         }
     }
     if random.unit() < 0.4 {
-        planes.blotch(between(random, 0.0, 0.06), random);
+        planes.blotch(between(random, 0.0, 0.05), random);
     }
     let worn = planes.picture(width, height);
     if random.unit() < 0.2 {
@@ -176,5 +176,65 @@ impl Planes {
             out
         });
         Self { colours, ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::puppet::{Character, Shot, draw};
+
+    /// A black square with one white point at column 3, row 5.
+    fn point() -> Planes {
+        let mut plane = vec![0.0; 9 * 11];
+        plane[5 * 9 + 3] = 1.0;
+        Planes {
+            width: 9,
+            height: 11,
+            colours: [plane.clone(), plane.clone(), plane],
+        }
+    }
+
+    #[test]
+    fn a_point_moves_to_the_right_and_down() {
+        let moved = point().moved(1.0, [2.0, -1.0]);
+        for plane in moved.colours {
+            assert_eq!(
+                plane.iter().position(|&value| value > 0.999),
+                Some(4 * 9 + 5)
+            );
+            assert!((plane.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_blurred_point_is_round_and_as_bright_in_all() {
+        let blurred = point().blurred(0.8);
+        let plane = &blurred.colours[1];
+        let at = |x: usize, y: usize| plane[y * 9 + x];
+        assert!((plane.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+        assert!(at(3, 5) > at(4, 5) && at(4, 5) > at(4, 6) && at(4, 6) > 0.01);
+        for (one, other) in [((2, 5), (4, 5)), ((3, 4), (4, 5)), ((2, 4), (4, 6))] {
+            let ((x, y), (u, v)) = (one, other);
+            assert!((at(x, y) - at(u, v)).abs() < 1e-6, "{one:?} {other:?}");
+        }
+        // Next to the middle, a Gaussian falls by exp(-1 / (2 · 0.8²)).
+        assert!((at(4, 5) / at(3, 5) - 0.4578).abs() < 1e-3);
+    }
+
+    #[test]
+    fn what_is_roughened_changes_a_little_and_the_same_way_again() {
+        let mut most = 0.0_f32;
+        for number in 0..40 {
+            let picture = draw(&Character::from_seed(number), &Shot::random(number), 96);
+            let worn = || wear(&picture, &mut Stream::new(1, number, "wear"));
+            let one = worn();
+            assert_eq!((one.dimensions(), &one), ((96, 96), &worn()));
+            let change = one.iter().zip(picture.iter()).map(|(a, b)| a.abs_diff(*b));
+            let change = change.map(f32::from).sum::<f32>() / (96.0 * 96.0 * 3.0);
+            assert!(change < 40.0, "{number}: {change}");
+            most = most.max(change);
+        }
+        assert!(most > 5.0, "{most}");
     }
 }

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
@@ -10,21 +12,50 @@ use sd_kernels::{conv2d, group_norm_silu};
 
 use crate::school::SIZE;
 
-/// Channels at a half, a quarter, an eighth and a sixteenth of a picture's side.
-const WIDTHS: [usize; 4] = [32, 48, 96, 96];
 /// Channels that a norm takes together.
 const TOGETHER: usize = 8;
-/// What an examiner's last layer reads: the last level's channels at 3 × 3 places.
-pub(super) const FEATURES: usize = WIDTHS[3] * 9;
+/// Where a face is looked for, with room around it: rows and columns of a picture.
+const MIDDLE: [Range<usize>; 2] = [12..76, 16..80];
+/// What an examiner's last layer reads.
+pub(super) const FEATURES: usize = 80 * 4 * 4 + 64 * 3 * 3;
 /// Pictures that are read at once.
 const AT_ONCE: usize = 32;
 
-/// The part that both examiners have, each with weights of its own: a residual network (He et al. 2015) of 3×3 convolutions that keep the
-/// size, with norms in front of them and means of 2 × 2 places between the levels.
+/// The part that both examiners have, each with weights of its own: one look at the middle of the picture, where a look or the shape of an
+/// eye is a matter of few pixels, and one at the whole, at half the size.
+#[derive(Module, Debug)]
+pub struct Eyes {
+    middle: Trunk,
+    whole: Trunk,
+}
+
+impl Eyes {
+    /// Eyes with random weights.
+    pub fn new(device: &Device) -> Self {
+        Self {
+            middle: Trunk::new(&[32, 40, 64, 80], device),
+            whole: Trunk::new(&[24, 32, 64, 64], device),
+        }
+    }
+
+    /// # Shapes
+    /// - `image`: `[batch, 3, 96, 96]`, values in `[-1, 1]`
+    /// - output: `[batch, 1856]`
+    pub fn forward(&self, image: Tensor<4>) -> Tensor<2> {
+        let [batch, colours, _, _] = image.dims();
+        let [rows, columns] = MIDDLE;
+        let middle = image.clone().slice([0..batch, 0..colours, rows, columns]);
+        let middle = self.middle.forward(middle);
+        let whole = self.whole.forward(halve(image));
+        Tensor::cat(vec![middle, whole], 1)
+    }
+}
+
+/// A residual network (He et al. 2015) of 3×3 convolutions that keep the size, with norms in front of them and means of 2 × 2 places behind
+/// each level.
 #[derive(Module, Debug)]
 pub struct Trunk {
     conv_in: Conv2d,
-    norm_in: GroupNorm,
     levels: Vec<Level>,
     norm_out: GroupNorm,
 }
@@ -39,8 +70,8 @@ pub struct Level {
 }
 
 impl Trunk {
-    /// A trunk with random weights.
-    pub fn new(device: &Device) -> Self {
+    /// A trunk of these channels, with random weights.
+    fn new(widths: &[usize], device: &Device) -> Self {
         let level = |width: &[usize]| Level {
             norm1: norm(width[0], device),
             conv1: conv3x3(width[0], width[1], device),
@@ -48,28 +79,28 @@ impl Trunk {
             conv2: conv3x3(width[1], width[1], device),
         };
         Self {
-            conv_in: conv3x3(12, WIDTHS[0], device),
-            norm_in: norm(WIDTHS[0], device),
-            levels: WIDTHS.windows(2).map(level).collect(),
-            norm_out: norm(WIDTHS[3], device),
+            conv_in: conv3x3(12, widths[0], device),
+            levels: widths.windows(2).map(level).collect(),
+            norm_out: norm(widths[widths.len() - 1], device),
         }
     }
 
     /// # Shapes
-    /// - `image`: `[batch, 3, 96, 96]`, values in `[-1, 1]`
-    /// - output: `[batch, 864]`
-    pub fn forward(&self, image: Tensor<4>) -> Tensor<2> {
+    /// - `image`: `[batch, 3, height, width]`
+    /// - output: `[batch, channels · height / 16 · width / 16]`
+    fn forward(&self, image: Tensor<4>) -> Tensor<2> {
         // Squares of 2 × 2 pixels become channels, so that no detail is lost.
         let [batch, colours, height, width] = image.dims();
         let squares = image
             .reshape([batch, colours, height / 2, 2, width / 2, 2])
             .permute([0, 1, 3, 5, 2, 4])
             .reshape([batch, colours * 4, height / 2, width / 2]);
-        let edges = conv2d(squares, &self.conv_in);
-        // Means of what is not linear: those of lines would be nothing.
-        let mut hidden = group_norm_silu(edges, &self.norm_in);
-        for level in &self.levels {
-            hidden = level.forward(halve(hidden));
+        let mut hidden = conv2d(squares, &self.conv_in);
+        for (index, level) in self.levels.iter().enumerate() {
+            if index > 0 {
+                hidden = halve(hidden);
+            }
+            hidden = level.forward(hidden);
         }
         let hidden = halve(group_norm_silu(hidden, &self.norm_out));
         hidden.flatten(1, 3)
