@@ -2,6 +2,8 @@
 //!
 //! So far it holds the [`puppet`]: cartoon portraits, drawn from a seed, with captions.
 
+#[cfg(feature = "train")]
+pub mod examiners;
 mod files;
 //pub mod model;
 pub mod puppet;

@@ -107,11 +107,24 @@ pub fn load_module<M: Module>(
         path: path.to_path_buf(),
         source,
     })?;
+    read_module(model, &bytes, path, rename)
+}
+
+/// As [`load_module`], of a file's bytes; `path` is what an error calls them.
+///
+/// # Errors
+/// If a parameter is missing or has another shape or type.
+pub fn read_module<M: Module>(
+    model: M,
+    bytes: &[u8],
+    path: &Path,
+    rename: impl Fn(&str) -> Option<String>,
+) -> Result<M, ExportError> {
     let wrong = |reason: String| ExportError::Content {
         path: path.to_path_buf(),
         reason,
     };
-    let file = SafeTensors::deserialize(&bytes)
+    let file = SafeTensors::deserialize(bytes)
         .map_err(|error| wrong(format!("is damaged or no safetensors file ({error})")))?;
     let mut fill = Fill {
         names: Names::default(),

@@ -20,7 +20,7 @@ pub use clip::{
     measure as measure_clip,
 };
 pub use data::{Example, Stream, pictures};
-pub use export::{ExportError, load_module, save_module};
+pub use export::{ExportError, load_module, read_module, save_module};
 pub use flat::{Shape, gradients, shapes, values, with_small_embeddings, with_values};
 pub use layout::{SIZE, clip_name, write_clip, write_configs};
 pub use learn::{LearnError, Lesson, Progress, Pupil};
