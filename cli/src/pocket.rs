@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+use samecast_pocket::model;
+
 use crate::args::Model;
-use crate::failure::{Failure, wrong};
+use crate::failure::{Blame, Failure};
+use crate::portraits::cache_folder;
 
 /// What `--model` calls it. A folder of this name is `./pocket`.
 pub const NAME: &str = "pocket";
@@ -30,11 +34,13 @@ pub fn path_of(model: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The one place from which the embedded model is taken.
+/// The one place from which the embedded model is taken: unpacked where the system keeps what can be made again, under a name that changes
+/// with the model.
 fn folder() -> Result<PathBuf, Failure> {
-    wrong(
-        "--model pocket: this build carries no model; give a diffusers folder or a file by --model",
-    )
+    let name = format!("pocket-{}", model::version());
+    let folder = cache_folder(&name).unwrap_or_else(|| std::env::temp_dir().join(name));
+    model::unpack(&folder).context("--model pocket").work()?;
+    Ok(folder)
 }
 
 /// What lies beside a model in its own folder, where it has it: pocket has all of it.

@@ -291,7 +291,7 @@ fn open_cache(options: &IpOptions, console: &Console) -> Result<Option<PortraitC
         let cache = PortraitCache::open(folder).context("--ip-cache").input()?;
         return Ok(Some(cache));
     }
-    let Some(folder) = cache_folder() else {
+    let Some(folder) = cache_folder("portraits") else {
         console.note("note: this system names no folder for caches, so no portrait is kept; name one by --ip-cache");
         return Ok(None);
     };
@@ -304,8 +304,8 @@ fn open_cache(options: &IpOptions, console: &Console) -> Result<Option<PortraitC
     }
 }
 
-/// Where this system keeps what can be made again.
-fn cache_folder() -> Option<PathBuf> {
+/// Where this system keeps what can be made again, of one kind of things.
+pub fn cache_folder(kind: &str) -> Option<PathBuf> {
     let folder = |variable: &str| {
         let path = PathBuf::from(std::env::var_os(variable)?);
         path.is_absolute().then_some(path)
@@ -317,7 +317,7 @@ fn cache_folder() -> Option<PathBuf> {
     } else {
         folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))
     };
-    Some(caches?.join("samecast").join("portraits"))
+    Some(caches?.join("samecast").join(kind))
 }
 
 /// The adapters' part of a picture's record.

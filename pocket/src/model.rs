@@ -80,7 +80,7 @@ pub enum ModelError {
 
 /// A name for this very model: 16 hexadecimal digits that follow from all of its files.
 pub fn version() -> String {
-    hex(&Sha256::digest(SUMS))[..16].to_owned()
+    sha256(SUMS.as_bytes())[..16].to_owned()
 }
 
 /// Writes the model's files into `folder`, those that are not there yet as they should be. A file is there whole or not at all.
@@ -100,7 +100,7 @@ fn unpack_files(files: &[(&str, &[u8])], sums: &str, folder: &Path) -> Result<()
         };
         let expected = sums.lines().find(|text| line(text));
         let expected = expected.map_or("", |text| text.split(' ').next().unwrap_or_default());
-        let found = hex(&Sha256::digest(bytes));
+        let found = sha256(bytes);
         if found != expected {
             return Err(ModelError::Damaged {
                 file: (*name).to_owned(),
@@ -119,11 +119,13 @@ fn unpack_files(files: &[(&str, &[u8])], sums: &str, folder: &Path) -> Result<()
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
+/// The SHA-256 of some bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
         let _ = write!(text, "{byte:02x}");
-        text
-    })
+    }
+    text
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clip_text::Tokenizer;
 use ip_adapter::IpAdapter;
+use samecast_pocket::model;
 use samecast_pocket::puppet::{Character, Shot, caption};
 use samecast_pocket::school::{
     Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Portraying, Progress, Pupil,
@@ -63,6 +64,8 @@ enum Command {
         #[command(flatten)]
         run: Run,
     },
+    /// Writes SHA256SUMS into the model's folder, by which a program knows that it carries the model whole
+    Seal,
     /// Pictures that the model makes of captions nobody trained on, with their captions, for the examiners
     Paint(Paint),
 }
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
             Command::Painter(run) => cli.painter(run),
             Command::Clip(run) => cli.clip(run),
             Command::IpAdapter { kind, run } => cli.ip_adapter(*kind, run),
+            Command::Seal => cli.seal(),
             Command::Paint(options) => cli.paint(options),
         });
     match done {
@@ -364,6 +368,17 @@ impl Cli {
             }
         }
         Ok(())
+    }
+
+    fn seal(&self) -> Result<()> {
+        let mut sums = String::new();
+        for (name, _) in model::FILES {
+            let path = self.model.join(name);
+            let bytes = fs::read(&path).with_context(|| format!("`{}`", path.display()))?;
+            sums.push_str(&format!("{}  {name}\n", model::sha256(&bytes)));
+        }
+        let path = self.model.join("SHA256SUMS");
+        fs::write(&path, sums).with_context(|| format!("`{}`", path.display()))
     }
 
     fn painting(&self, device: &Device) -> Result<Painting> {
