@@ -83,9 +83,9 @@ pub fn page(report: &Report) -> io::Result<String> {
         );
         let seeds = subject.seeds.len();
         for (scene, words) in words.iter().enumerate() {
-            let _ = write!(
+            let _ = writeln!(
                 html,
-                "<div class=\"scene\"><p>{}</p><div class=\"pictures\">\n",
+                "<div class=\"scene\"><p>{}</p><div class=\"pictures\">",
                 escaped(words)
             );
             for (at, seed) in subject.seeds.iter().enumerate() {

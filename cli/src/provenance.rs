@@ -254,7 +254,7 @@ pub fn record(from: &Sources<'_>, request: &Request, index: usize, files: &[Name
         "index": index,
         "clip_skip": request.clip_skip,
         "loras": loras,
-        "ip_adapters": portraits::record(&from.ip),
+        "ip_adapters": portraits::record(from.ip),
         "init_image": from.init_image.map(text),
         "strength": request.init.as_ref().map(|init| init.strength),
         "files": files,
