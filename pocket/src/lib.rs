@@ -1,6 +1,6 @@
 //! A model small enough to carry along, and all that it takes to make it.
 //!
-//! - [`model`]: the model itself, a Stable Diffusion 1.x of 96 pixels with its encoders and adapters;
+//! - [`model`]: the model itself, a Stable Diffusion 1.x of 96 pixels with the encoders that score it;
 //! - [`puppet`]: what it learned from, cartoon portraits drawn from a seed, with captions;
 //! - `school` and `examiners`, with the feature `train`: how it learned, and who judges it.
 

@@ -1,11 +1,10 @@
-//! The model itself, within the program: a Stable Diffusion 1.x of 96 pixels in diffusers' layout, with the encoders and adapters that go
-//! with it.
+//! The model itself, within the program: a Stable Diffusion 1.x of 96 pixels in diffusers' layout, with the encoders that its pictures
+//! are scored by.
 //!
 //! | folder | what |
 //! |---|---|
 //! | `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/` | the model, as diffusers opens it |
-//! | `clip/` | image encoder and text encoder in one space, a transformers `CLIPModel`: for the score, and for the adapters |
-//! | `ip_adapter/` | `ip-adapter.safetensors` and `ip-adapter-plus.safetensors` |
+//! | `clip/` | image encoder and text encoder in one space, a transformers `CLIPModel`, for the score |
 
 use std::fmt::Write;
 use std::fs;
@@ -33,8 +32,6 @@ files!(
     "clip/special_tokens_map.json",
     "clip/tokenizer_config.json",
     "clip/vocab.json",
-    "ip_adapter/ip-adapter-plus.safetensors",
-    "ip_adapter/ip-adapter.safetensors",
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
