@@ -27,9 +27,18 @@ fn faces() -> FaceExaminer {
 
 #[test]
 fn shots_are_read() {
-    for (condition, least) in [(Condition::Drawn, 0.95), (Condition::Blurred, 0.9)] {
-        let shares = measure_shots(&shots(), 200, condition);
-        for (attribute, share) in ATTRIBUTES.iter().zip(shares) {
+    // Expressions are harder to read than all else: seen from above or from the side, they are few pixels.
+    for (condition, rest, expression) in [
+        (Condition::Drawn, 0.97, 0.92),
+        (Condition::Blurred, 0.95, 0.88),
+    ] {
+        let shares = measure_shots(&shots(), 300, condition);
+        for (&attribute, share) in ATTRIBUTES.iter().zip(shares) {
+            let least = if attribute == "expression" {
+                expression
+            } else {
+                rest
+            };
             assert!(share >= least, "{condition:?}, {attribute}: {share}");
         }
     }
@@ -60,7 +69,7 @@ fn characters_are_found() {
     for sex in [Sex::Woman, Sex::Man] {
         let found = measure_faces(&faces(), sex, 2, Condition::Drawn);
         assert_eq!(found.pictures, 100);
-        assert!(found.first >= 0.8, "{sex:?}: {found:?}");
+        assert!(found.first >= 0.87, "{sex:?}: {found:?}");
     }
 }
 

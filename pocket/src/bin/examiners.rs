@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -97,11 +98,18 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the output has read enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", told(&error));
             ExitCode::from(2)
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// An error and its causes, each once: some say their cause themselves.
@@ -208,21 +216,21 @@ impl Measure {
         let shots = ShotExaminer::open(folder, &device)?;
         let faces = FaceExaminer::open(folder, &device)?;
 
-        println!(
+        say(&format!(
             "read as it was drawn, of {} held-out pictures",
             self.pictures
-        );
-        println!("{}", row("", &ATTRIBUTES));
+        ))?;
+        say(&row("", &ATTRIBUTES))?;
         for condition in Condition::ALL {
             let shares = measure_shots(&shots, self.pictures, condition).map(percent);
-            println!("{}", row(name(condition), &shares.each_ref().map(|s| &**s)));
+            say(&row(name(condition), &shares.each_ref().map(|s| &**s)))?;
         }
 
-        println!(
+        say(&format!(
             "\nfound among {CROWD} held-out characters of the same sex, {REFERENCES} references of each, {} pictures",
             self.queries * CROWD as u64
-        );
-        println!("{}", row("", &["women", "mean rank", "men", "mean rank"]));
+        ))?;
+        say(&row("", &["women", "mean rank", "men", "mean rank"]))?;
         for condition in Condition::ALL {
             let mut cells = vec![];
             for &sex in Sex::ALL {
@@ -230,10 +238,15 @@ impl Measure {
                 cells.extend([percent(found.first), format!("{:.2}", found.mean_rank)]);
             }
             let cells: Vec<&str> = cells.iter().map(|cell| &**cell).collect();
-            println!("{}", row(name(condition), &cells));
+            say(&row(name(condition), &cells))?;
         }
         Ok(())
     }
+}
+
+/// Writes a line to standard output.
+fn say(line: &str) -> Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
 }
 
 fn name(condition: Condition) -> &'static str {
@@ -271,10 +284,13 @@ impl Judge {
                 *right += usize::from(agrees);
             }
         }
-        println!("of {} pictures, read as their captions ask", pictures.len());
+        say(&format!(
+            "of {} pictures, read as their captions ask",
+            pictures.len()
+        ))?;
         for (attribute, right) in ATTRIBUTES.iter().zip(right) {
             let share = percent(right as f64 / pictures.len() as f64);
-            println!("{}", row(attribute, &[&share]));
+            say(&row(attribute, &[&share]))?;
         }
 
         let Some(number) = self.character else {
@@ -285,16 +301,13 @@ impl Judge {
         let gallery = gallery(&faces, &crowd(&sought));
         let points = faces.embed(&images);
         let ranks: Vec<usize> = points.iter().map(|one| gallery.rank(one, 0)).collect();
-        println!("\nrank of character {number} among {CROWD}");
+        say(&format!("\nrank of character {number} among {CROWD}"))?;
         for (picture, rank) in pictures.iter().zip(&ranks) {
-            println!("{}", row(&picture.name, &[&rank.to_string()]));
+            say(&row(&picture.name, &[&rank.to_string()]))?;
         }
         let found = Retrieval::of(&ranks);
-        println!("{}", row("first", &[&percent(found.first)]));
-        println!(
-            "{}",
-            row("mean rank", &[&format!("{:.2}", found.mean_rank)])
-        );
+        say(&row("first", &[&percent(found.first)]))?;
+        say(&row("mean rank", &[&format!("{:.2}", found.mean_rank)]))?;
         Ok(())
     }
 }
