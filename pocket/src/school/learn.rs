@@ -160,7 +160,8 @@ impl<M: Module + Sync> Pupil<M> {
         self.models = models.map(|m| with_values(m, &self.values)).collect();
     }
 
-    /// Learns until the lesson is done or `go_on` says no, which hears of every step; saves itself every few minutes and at the end.
+    /// Learns until the lesson is done or `go_on` says no, which is asked after every fiftieth step and the last; saves itself every
+    /// few minutes and at the end.
     ///
     /// `loss` is the mean loss over some samples, each given by its number in the run.
     ///
@@ -386,4 +387,67 @@ fn rate(lesson: &Lesson, done: u64) -> f64 {
     let left = (lesson.steps - done.min(lesson.steps)) as f64;
     let fall = left / (lesson.steps as f64 * lesson.cooldown).max(1.0);
     lesson.rate * rise.min(fall).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::LinearConfig;
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+    use crate::school::Stream;
+
+    /// A run that was stopped after two of its four steps ends with the very numbers of one that was not.
+    #[test]
+    fn a_run_goes_on_to_the_same_result() {
+        let device = Device::flex().autodiff();
+        let lesson = |steps| Lesson {
+            name: "line",
+            batch: 6,
+            parts: 2,
+            steps,
+            rate: 0.1,
+            warmup: 1,
+            cooldown: 0.0,
+            beta2: 0.99,
+            decay: 0.01,
+            clip: 1.0,
+            average: 0.9,
+        };
+        let numbers = |n: u64, purpose| Stream::new(3, n, purpose).normal(4);
+        let start = || {
+            let model = LinearConfig::new(4, 1).init(&device);
+            with_values(model, &[0.5, -0.5, 0.25, 0.0, 0.1])
+        };
+        let loss = |model: &burn::nn::Linear, samples: Range<u64>| {
+            let count = (samples.end - samples.start) as usize;
+            let input: Vec<f32> = samples.flat_map(|n| numbers(n, "input")).collect();
+            let input = Tensor::<2>::from_data(TensorData::new(input, [count, 4]), &device);
+            (model.forward(input.clone()) - input.sum_dim(1))
+                .square()
+                .mean()
+        };
+        let run = |folder: &Path, lessons: &[u64]| {
+            let mut last = vec![];
+            for &steps in lessons {
+                let mut pupil = Pupil::new(start(), lesson(steps), folder).unwrap();
+                pupil.learn(loss, |_| true).unwrap();
+                assert_eq!(pupil.done(), steps);
+                last = values(&pupil.averaged());
+            }
+            last
+        };
+        let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let whole = run(whole.path(), &[4]);
+        assert_eq!(whole, run(parts.path(), &[2, 4]));
+        assert!(whole[0] > 0.5 && whole[1] > -0.5, "{whole:?}");
+
+        let path = parts.path().join("line.state.safetensors");
+        fs::write(&path, "{").unwrap();
+        let error = Pupil::new(start(), lesson(4), parts.path()).err().unwrap();
+        assert!(
+            error.to_string().contains("line.state.safetensors"),
+            "{error}"
+        );
+    }
 }
