@@ -4,7 +4,7 @@
     python benches/side_by_side/run.py --out side-by-side --model full/diffusers
     python benches/side_by_side/run.py --only "conv 3x3" --only attention --rounds 9
 
-Wants the packages of parity/reference/requirements.txt. Kernels need nothing else. Whole models (text encoder, UNet step, VAE decode) want
+Wants the packages of parity/reference/requirements.txt. Kernels need nothing else. Whole models (text encoder, UNet step, VAE decode, LoRA step) want
 --model, a diffusers folder of Stable Diffusion 1.5's size: `parity/reference/make_full.py OUTDIR` writes one with random weights.
 
 OUT.md gets the table, OUT.json all figures. Only one side computes at a time: A B A B …, each as often as --rounds says or the budget of the
@@ -23,7 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-MODELS = ("text_encoder", "unet", "vae_decode")
+MODELS = ("text_encoder", "unet", "vae_decode", "lora_step")
 # Square products; the peak is the best of them by either side.
 PEAK = [{"name": f"peak {n}", "op": "product", "rows": n, "inner": n, "columns": n} for n in (1024, 2048, 3072)]
 
@@ -64,7 +64,7 @@ def build(profile):
 
 def measure(sides, case, backward, options, model=None):
     """Medians and ratio of one case, in turns."""
-    result = {"case": case["name"], "way": "forward+backward" if backward else "forward"}
+    result = {"case": case["name"], "way": "forward+backward" if backward or case["op"] == "lora_step" else "forward"}
     first = {}
     for side in sides:
         count = side.name == "torch"

@@ -65,6 +65,39 @@ def kernel(case):
     raise ValueError(f"no such case: {op}")
 
 
+def lora_step(case, folder):
+    """A UNet with peft's adapters on all its transformers' layers: the loss and the gradient of every factor."""
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).requires_grad_(False)
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    paths = sorted(path for path, layer in unet.named_modules() if ".attentions." in "." + path and isinstance(layer, kinds))
+    rank = case["rank"]
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=paths))
+    factors = []
+    with torch.no_grad():
+        for at, path in enumerate(paths):
+            layer = unet.get_submodule(path)
+            down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            down.copy_(pattern(tuple(down.shape), 1000 + 2 * at, down.shape[1] ** -0.5))
+            up.copy_(pattern(tuple(up.shape), 1001 + 2 * at, 0.1 * rank**-0.5))
+            factors += [down, up]
+    if case["checkpointing"]:
+        unet.enable_gradient_checkpointing()
+    latent = pattern((case["batch"], 4, case["side"], case["side"]), 1, 1.7)
+    text = pattern((case["batch"], 77, 768), 2, 1.7)
+    target = pattern((case["batch"], 4, case["side"], case["side"]), 3, 1.7)
+
+    def step():
+        for factor in factors:
+            factor.grad = None
+        (unet(latent, 700, text).sample - target).square().mean().backward()
+        return factors[0].grad
+
+    return step
+
+
 def model(case, folder):
     """A whole model with the weights of a diffusers folder, as f32."""
     folder, op = Path(folder), case["op"]
@@ -90,6 +123,8 @@ def model(case, folder):
 
 
 def prepare(case, backward, folder):
+    if case["op"] == "lora_step":
+        return lora_step(case, Path(folder))
     if case["op"] in ("text_encoder", "unet", "vae_decode"):
         forward = model(case, folder)
         return torch.inference_mode()(forward)

@@ -4,10 +4,11 @@ use anyhow::{Context, Result};
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use clip_text::ClipTextConfig;
+use lora_core::{Component, attach, kohya_targets, with_factors};
 use sd_pipeline::{Checkpoint, CheckpointOptions, Part};
-use sd_unet::{Conditioning, UNetConfig};
+use sd_unet::{Conditioning, UNet2DConditionModel, UNetConfig};
 use sd_vae::VaeConfig;
 use serde::Deserialize;
 
@@ -84,6 +85,12 @@ pub enum Operation {
     VaeDecode {
         side: usize,
     },
+    LoraStep {
+        batch: usize,
+        side: usize,
+        rank: usize,
+        checkpointing: bool,
+    },
 }
 
 impl Operation {
@@ -91,7 +98,10 @@ impl Operation {
     pub fn is_model(&self) -> bool {
         matches!(
             self,
-            Self::TextEncoder { .. } | Self::Unet { .. } | Self::VaeDecode { .. }
+            Self::TextEncoder { .. }
+                | Self::Unet { .. }
+                | Self::VaeDecode { .. }
+                | Self::LoraStep { .. }
         )
     }
 }
@@ -233,7 +243,74 @@ pub fn prepare(
             let latent = pattern([1, 4, side, side], 1, scaled, device);
             Box::new(move || vae.decode(latent.clone()).flatten(0, 3))
         }
+        Operation::LoraStep {
+            batch,
+            side,
+            rank,
+            checkpointing,
+        } => {
+            let unet = load(UNetConfig::default().init(&tracked), Part::Unet, model)?;
+            let latent = pattern([batch, 4, side, side], 1, 1.7, &tracked);
+            let text = Conditioning::text(pattern([batch, 77, 768], 2, 1.7, &tracked));
+            let target = pattern([batch, 4, side, side], 3, 1.7, &tracked);
+            lora_step(unet, rank, latent, text, target, checkpointing)?
+        }
     })
+}
+
+/// The mean squared error of a UNet with factors on all its transformers' layers, and the gradient of every factor: a training step up to
+/// what the optimiser does. Gives the gradient of the first `down` by path.
+fn lora_step(
+    unet: UNet2DConditionModel,
+    rank: usize,
+    latent: Tensor<4>,
+    text: Conditioning,
+    target: Tensor<4>,
+    checkpointing: bool,
+) -> Result<Work> {
+    const TIME: f32 = 700.0;
+    let targets = kohya_targets(Component::Unet);
+    let zeros = |_: &str, _, length| vec![0.0; length];
+    let unet = attach(unet, Component::Unet, targets, rank, rank as f64, zeros)?;
+    let mut factors = lora_core::factors(&unet);
+    factors.sort_by(|a, b| a.path.cmp(&b.path));
+    for (at, factor) in factors.iter_mut().enumerate() {
+        let (down, up) = (factor.down.dims(), factor.up.dims());
+        let (device, seed) = (factor.down.device(), 1000 + 2 * at as u32);
+        factor.down = pattern(down, seed, scale(down[1]), &device);
+        factor.up = pattern(up, seed + 1, 0.1 * scale(rank), &device);
+    }
+    let unet = with_factors(unet, Component::Unet, &factors)?;
+    let mut leaves = lora_core::factors(&unet);
+    leaves.sort_by(|a, b| a.path.cmp(&b.path));
+    let of = move |gradients: &Gradients| -> Vec<Option<Tensor<2>>> {
+        let each = leaves.iter().flat_map(|factor| [&factor.down, &factor.up]);
+        each.map(|leaf| leaf.grad(gradients)).collect()
+    };
+    let error = move |predicted: Tensor<4>| (predicted - target.clone()).square().mean();
+    let first = |found: Vec<Option<Tensor<2>>>| {
+        let first = found.into_iter().next().flatten();
+        first
+            .expect("the loss depends on every factor")
+            .flatten(0, 1)
+    };
+    if !checkpointing {
+        return Ok(Box::new(move || {
+            let loss = error(unet.forward(latent.clone(), TIME, &text));
+            first(of(&loss.backward()))
+        }));
+    }
+    Ok(Box::new(move || {
+        let mut all: Vec<Option<Tensor<2>>> = vec![];
+        unet.backward(latent.clone(), TIME, &text, &error, |gradients| {
+            let found = of(gradients);
+            all.resize(found.len(), None);
+            for (sum, found) in all.iter_mut().zip(found) {
+                *sum = found.or(sum.take());
+            }
+        });
+        first(all)
+    }))
 }
 
 fn load<M: Module>(module: M, part: Part, model: Option<&Path>) -> Result<M> {
@@ -310,7 +387,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), cases.len());
-        for model in ["text encoder", "UNet step", "VAE decode"] {
+        for model in ["text encoder", "UNet step", "VAE decode", "LoRA step"] {
             assert!(
                 cases
                     .iter()

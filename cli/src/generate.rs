@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,8 +9,8 @@ use image::RgbImage;
 use lora_core::Lora;
 use sd_diffusion::SamplerKind;
 use sd_pipeline::{
-    AdapterFile, Checkpoint, CheckpointOptions, Generated, InitImage, OpenOptions, Part,
-    PipelineError, Progress, Request, RngKind, StableDiffusion,
+    AdapterFile, Checkpoint, CheckpointOptions, Generated, InitImage, MatrixType, OpenOptions,
+    Part, PipelineError, Progress, Request, RngKind, StableDiffusion,
 };
 use sd_unet::{CrossAttention, UNetConfig};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use crate::picture::read_picture;
 use crate::pocket;
 use crate::portraits::References;
 use crate::provenance::{self, Sources};
-use crate::usage::{Stopwatch, memory_note, peak_memory};
+use crate::usage::{Stopwatch, check_memory, memory_note, peak_memory};
 
 /// `samecast generate`
 pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
@@ -62,6 +63,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         cfg_end: args.cfg_end,
         deep_cache: args.deep_cache,
         token_merging: args.token_merging,
+        vae_tile: args.vae_tile,
         image_prompts: vec![],
     };
     if matches!(sampler, SamplerKind::Lcm | SamplerKind::Tcd) && args.cfg > 2.0 {
@@ -85,6 +87,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     let references = references.draw(&opening.layers, dtype, &device, &console)?;
     request.image_prompts = references.prompts;
     let encoding = watch.lap();
+    opening.check_memory(&request)?;
     let (mut model, hash) = opening.load()?;
     model.check(&request).input()?;
     model = with_adapters(model, &references.adapters)?;
@@ -94,13 +97,16 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
 
     let loading = watch.lap();
     let bar = console.bar("drawing", 0);
-    let made = draw(&model, &request, |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    });
+    let made = model.generate_once(
+        &request,
+        steps_told(|done, of| {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        }),
+    );
     bar.finish_and_clear();
     let drawing = watch.lap();
-    let made = made?;
+    let made = made.map_err(blamed)?;
 
     let hash = hash.join().unwrap_or_default();
     let sources = Sources {
@@ -191,6 +197,61 @@ impl<'a> Opening<'a> {
         })
     }
 
+    /// Refuses pictures for which the memory does not suffice, with the model.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_memory(&self, request: &Request) -> Result<(), Failure> {
+        let weights = |matrices| {
+            let options = OpenOptions {
+                unet_matrices: matrices,
+                ..self.options.clone()
+            };
+            StableDiffusion::weights_memory(&self.checkpoint, &options, self.dtype)
+        };
+        let now = weights(self.options.unet_matrices);
+        let short = now.min(weights(MatrixType::As(FloatDType::F16)));
+        // Sizes that no machine draws are told of as what they are.
+        if request.count > Request::MAX_COUNT
+            || request.width.max(request.height) > Request::MAX_SIDE
+        {
+            return Ok(());
+        }
+        let drawing = StableDiffusion::drawing_memory;
+        // One saving after the other.
+        let mut ways = vec![];
+        let (mut way, mut kept, mut request) = (vec![], now, request.clone());
+        let (width, height, count) = (request.width, request.height, request.count);
+        let needed = kept + drawing(&request);
+        if short < now {
+            (kept, way) = (short, vec!["--precision f16".to_owned()]);
+            ways.push((way.join(" "), kept + drawing(&request)));
+        }
+        if request.vae_tile == 0 && width * height > 512 * 512 {
+            request.vae_tile = 512;
+            way.push("--vae-tile 512".to_owned());
+            ways.push((way.join(" "), kept + drawing(&request)));
+        }
+        if count > 1 {
+            request.count = 1;
+            way.push("--count 1".to_owned());
+            ways.push((way.join(" "), kept + drawing(&request)));
+        }
+        for side in [512, 384, 256] {
+            if side * side < width * height {
+                (request.width, request.height) = (side, side);
+                let way = format!("{} --width {side} --height {side}", way.join(" "));
+                ways.push((way.trim_start().to_owned(), kept + drawing(&request)));
+            }
+        }
+        let model = self.checkpoint.path().display();
+        let what = match count {
+            1 => format!("{width}x{height} pixels with {model}"),
+            count => format!("{count} pictures of {width}x{height} pixels with {model}"),
+        };
+        check_memory(&what, needed, self.device, &ways)
+    }
+
     /// Reads the weights. The model's hash comes when it is asked for.
     ///
     /// # Errors
@@ -220,18 +281,25 @@ pub fn with_adapters(
 pub fn draw(
     model: &StableDiffusion,
     request: &Request,
-    mut tell: impl FnMut(usize, usize),
+    tell: impl FnMut(usize, usize),
 ) -> Result<Generated, Failure> {
-    let made = model.generate(request, |progress| {
+    model.generate(request, steps_told(tell)).map_err(blamed)
+}
+
+/// Tells of the steps alone, and breaks off when a person has asked for it.
+fn steps_told(mut tell: impl FnMut(usize, usize)) -> impl FnMut(Progress) -> ControlFlow<()> {
+    move |progress| {
         if let Progress::Step { done, of } = progress {
             tell(done, of);
         }
         go_on()
-    });
-    match made {
-        Ok(made) => Ok(made),
-        Err(error @ PipelineError::Stopped) => Err(error).work(),
-        Err(error) => Err(error).input(),
+    }
+}
+
+fn blamed(error: PipelineError) -> Failure {
+    match error {
+        PipelineError::Stopped => Failure::Work(error.into()),
+        error => Failure::Input(error.into()),
     }
 }
 

@@ -245,6 +245,7 @@ pub fn record(from: &Sources<'_>, request: &Request, index: usize, files: &[Name
         "cfg_end": request.cfg_end,
         "deep_cache": request.deep_cache,
         "token_merging": request.token_merging,
+        "vae_tile": request.vae_tile,
         "eta": request.eta,
         "seed": request.seed,
         "rng": match request.rng { RngKind::Torch => "torch", RngKind::Philox => "philox" },

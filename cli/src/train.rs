@@ -1,11 +1,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use burn::tensor::FloatDType;
+use burn::tensor::{Device, FloatDType};
 use character_library::LossLog;
 use lora_core::{Dialect, Precision as LoraPrecision};
 use lora_trainer::{Base, CaptionSource, Dataset, LrScheduler, TrainConfig, TrainError, Trainer};
-use sd_pipeline::StableDiffusion;
+use sd_pipeline::{Checkpoint, CheckpointOptions, OpenOptions, StableDiffusion};
 use serde_json::{Value, json};
 
 use crate::args::{self, Common, Format, Model, SavePrecision, Steps, Train, TrainOptions};
@@ -16,7 +16,7 @@ use crate::generate::open_options;
 use crate::output::check_parent;
 use crate::pocket;
 use crate::provenance::{self, name_of};
-use crate::usage::{Stopwatch, memory_note, peak_memory};
+use crate::usage::{Stopwatch, check_memory, memory_note, peak_memory};
 
 /// `samecast train`
 pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
@@ -104,7 +104,12 @@ pub fn train(plan: Plan<'_>, common: &Common) -> Result<Trained, Failure> {
     let path = &plan.model.model;
     console.note(format_args!("opening {}", path.display()));
     let options = open_options(&plan.model);
-    let model = StableDiffusion::open(path, &options, dtype, &device).input()?;
+    let checkpoint = CheckpointOptions {
+        vae: options.vae.clone(),
+    };
+    let checkpoint = Checkpoint::open(path, &checkpoint).input()?;
+    check_room(&checkpoint, &options, &plan.config, &device)?;
+    let model = StableDiffusion::load(&checkpoint, &options, dtype, &device).input()?;
     let file = path.is_file();
     let base = Base {
         name: name_of(path),
@@ -182,6 +187,30 @@ pub fn train(plan: Plan<'_>, common: &Common) -> Result<Trained, Failure> {
         loss: keeper.losses.last(50).unwrap_or(0.0),
         seconds,
     })
+}
+
+/// Refuses a run for which the memory does not suffice.
+fn check_room(
+    checkpoint: &Checkpoint,
+    options: &OpenOptions,
+    config: &TrainConfig,
+    device: &Device,
+) -> Result<(), Failure> {
+    let weights = StableDiffusion::weights_memory(checkpoint, options, FloatDType::F32);
+    let (side, batch) = (config.resolution, config.batch_size);
+    let with = |side, batch| weights.saturating_add(StableDiffusion::training_memory(side, batch));
+    let mut smaller = vec![];
+    if batch > 1 {
+        smaller.push(("--batch-size 1".to_owned(), with(side, 1)));
+    }
+    for smaller_side in [512, 384, 256] {
+        if smaller_side < side {
+            let way = format!("--resolution {smaller_side} --batch-size 1");
+            smaller.push((way, with(smaller_side, 1)));
+        }
+    }
+    let what = format!("--resolution {side} --batch-size {batch}");
+    check_memory(&what, with(side, batch), device, &smaller)
 }
 
 /// Keeps a run's state, and its losses where there is a file for them.

@@ -46,6 +46,61 @@ fn the_model_within_draws_wherever_the_program_is() {
     assert!(picture("2.png") == first, "another picture");
 }
 
+/// The folder is one that diffusers opens, and the same seed gives its picture.
+#[test]
+fn the_model_within_draws_what_diffusers_draws_with_it() {
+    let reference = parity::reference();
+    let told = fs::read_to_string(reference.join("pocket.json")).expect("the reference");
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    let sums = concat!(env!("CARGO_MANIFEST_DIR"), "/../pocket/model/SHA256SUMS");
+    let sums = fs::read(sums).expect("the model's sums");
+    assert_eq!(
+        told["weights"].as_str(),
+        Some(samecast_pocket::model::sha256(&sums).as_str()),
+        "the model was trained on: run parity/reference/draw_pocket.py again"
+    );
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for case in told["cases"].as_array().expect("cases") {
+        let word = |key: &str| match &case[key] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let name = format!("{}.png", word("name"));
+        let path = folder.path().join(&name);
+        let run = samecast([
+            "generate",
+            "--model",
+            "pocket",
+            "--device",
+            "cpu",
+            "--quiet",
+            "--width",
+            "96",
+            "--height",
+            "96",
+            "--prompt",
+            &word("prompt"),
+            "--seed",
+            &word("seed"),
+            "--sampler",
+            &word("sampler"),
+            "--steps",
+            &word("steps"),
+            "--cfg",
+            &word("cfg"),
+            "--out",
+            path.to_str().expect("a path in UTF-8"),
+        ]);
+        assert_eq!(run.status, Some(0), "{}", run.stderr);
+        let open = |path| image::open(path).expect("a picture").to_rgb8();
+        let (ours, theirs) = (open(path), open(reference.join("pocket").join(&name)));
+        let pairs = ours.iter().zip(theirs.iter());
+        let sum: f64 = pairs.map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+        let mean = sum / ours.len() as f64;
+        assert!(mean < 0.1, "{name}: {mean} of 255");
+    }
+}
+
 /// Twenty pictures with the LoRA are more like the character than the same twenty without it, by more than twice what chance explains.
 #[test]
 fn training_makes_pictures_more_like_the_character() {

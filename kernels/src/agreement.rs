@@ -1,13 +1,31 @@
 //! Every fused path against the portable body of the same operation: results and gradients, over shapes, strides and odd sizes.
 
-use burn::module::Param;
+use burn::module::{Module, Param, Reparameterizer};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNorm, GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
+use burn::nn::{
+    GroupNorm, GroupNormConfig, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d,
+};
 use burn::tensor::{FloatDType, Gradients, Tensor, TensorData};
 use parity::{device, relative_error, values};
 use proptest::prelude::*;
 
-use crate::portable;
+use crate::{LowRank, LowRankStack, portable};
+
+/// Puts a stack on a layer's weight.
+struct PutOn(Option<LowRankStack>);
+
+impl Reparameterizer for PutOn {
+    type Reparam = LowRankStack;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<LowRankStack>) {
+        let on = (path == "weight").then(|| self.0.take()).flatten();
+        (param, on)
+    }
+}
 
 /// Normal-looking numbers, the same for the same seed.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -27,6 +45,11 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 fn leaf<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
     let data = TensorData::new(numbers(shape.iter().product(), seed), shape);
     Tensor::from_data(data, &device().autodiff()).require_grad()
+}
+
+/// What has no gradient, on the device of the graph.
+fn constant<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+    Tensor::from_inner(leaf(shape, seed).inner())
 }
 
 /// A result, and the gradients of a weighted sum of it.
@@ -173,6 +196,25 @@ proptest! {
         let error = apart(
             &result(crate::product(x.clone(), weight(), bias()), gradients),
             &result(portable::linear(x.clone(), weight(), bias()), gradients),
+        );
+        prop_assert!(error < 1e-5, "{error:e}");
+    }
+
+    #[test]
+    fn adapted_linear_agrees(rows in 1usize..300, from in 1usize..70, to in 1usize..300, rank in 1usize..9, turned in any::<bool>(), biased in any::<bool>(), seed in 0u64..1000) {
+        let (x, b) = (leaf([2, rows, from], seed), constant([to], seed + 2));
+        let base = constant(if turned { [to, from] } else { [from, to] }, seed + 1);
+        let base = if turned { base.transpose() } else { base };
+        let pair = LowRank::new(constant([rank, from], seed + 3), constant([to, rank], seed + 4), 3.0).trainable();
+        let layer = Linear { weight: Param::from_tensor(base).set_require_grad(false), bias: biased.then(|| Param::from_tensor(b).set_require_grad(false)) };
+        let layer = layer.apply_reparameterization(PutOn(Some(LowRankStack::new(vec![pair]))));
+        let found = layer.weight.reparameterization::<LowRankStack>().expect("it was put on");
+        let [down, up] = [&found.layers()[0].down, &found.layers()[0].up].map(Param::val);
+        let gradients = |grads: &Gradients| vec![gradient(&x, grads), gradient(&down, grads), gradient(&up, grads)];
+        let bias = || layer.bias.as_ref().map(Param::val);
+        let error = apart(
+            &result(crate::linear(x.clone(), &layer), gradients),
+            &result(portable::linear(x.clone(), layer.weight.val(), bias()), gradients),
         );
         prop_assert!(error < 1e-5, "{error:e}");
     }

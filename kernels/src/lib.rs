@@ -17,6 +17,7 @@
 //! assert_eq!(mixed.dims(), [1, 8, 64, 40]);
 //! ```
 
+mod low_rank;
 mod portable;
 
 #[cfg(feature = "flex")]
@@ -37,6 +38,8 @@ use {
     burn::tensor::DType,
     cpu::{CpuOps, all_fused, plain},
 };
+
+pub use low_rank::{LowRank, LowRankStack};
 
 /// Takes the fused path, where it is compiled in and all tensors are f32 on the CPU backend; else goes on.
 macro_rules! fused {
@@ -157,6 +160,9 @@ pub fn layer_norm<const D: usize>(input: Tensor<D>, norm: &LayerNorm, epsilon: f
 
 /// A linear layer, `x W + b`. Its weight may be of another float type than the input, which decides.
 ///
+/// Where a pair of [low-rank factors](LowRank) is on the weight, the CPU's gradients of the factors come from the activations, and none of
+/// the weight's size is computed.
+///
 /// # Shapes
 /// - `input`: `[.., in]`
 /// - output: `[.., out]`
@@ -165,7 +171,67 @@ pub fn layer_norm<const D: usize>(input: Tensor<D>, norm: &LayerNorm, epsilon: f
 /// If `input` has not the width of `layer`.
 pub fn linear<const D: usize>(input: Tensor<D>, layer: &Linear) -> Tensor<D> {
     let bias = layer.bias.as_ref().map(Param::val);
+    #[cfg(feature = "flex")]
+    if let Some(out) = adapted(&input, &layer.weight, |weight| weight, bias.as_ref()) {
+        return out;
+    }
     product(input, layer.weight.val(), bias)
+}
+
+/// A 1×1 convolution of positions: [`linear`] with a convolution's weight.
+///
+/// # Shapes
+/// - `input`: `[.., in]`
+/// - output: `[.., out]`
+///
+/// # Panics
+/// If `input` has not the channels of `layer`, or its kernel is larger.
+pub fn pointwise<const D: usize>(input: Tensor<D>, layer: &Conv2d) -> Tensor<D> {
+    let matrix = |weight: Tensor<4>| {
+        let [out, from, _, _] = weight.dims();
+        weight.reshape([out, from]).transpose()
+    };
+    let bias = layer.bias.as_ref().map(Param::val);
+    #[cfg(feature = "flex")]
+    if let Some(out) = adapted(&input, &layer.weight, matrix, bias.as_ref()) {
+        return out;
+    }
+    product(input, matrix(layer.weight.val()), bias)
+}
+
+/// `x (W + ΔW) + b` where one pair of factors is on a weight, all else is frozen, and the CPU computes.
+#[cfg(feature = "flex")]
+fn adapted<const D: usize, const E: usize>(
+    input: &Tensor<D>,
+    weight: &Param<Tensor<E>>,
+    matrix: impl Fn(Tensor<E>) -> Tensor<2>,
+    bias: Option<&Tensor<1>>,
+) -> Option<Tensor<D>> {
+    let factors = weight.reparameterization::<LowRankStack>()?.single()?;
+    let base = weight.base();
+    let frozen = !base.is_require_grad() && bias.is_none_or(|bias| !bias.is_require_grad());
+    let base = in_type_of(matrix(base), input);
+    let [from, out] = base.dims();
+    assert_eq!(
+        input.dims()[D - 1],
+        from,
+        "channels of a linear layer's input"
+    );
+    let bias = match bias {
+        Some(bias) => in_type_of(bias.clone(), input),
+        None => Tensor::zeros([out], (&input.device(), input.dtype())),
+    };
+    let (down, up) = (factors.down.val(), factors.scaled_up());
+    if !frozen || !all_fused([input, &base, &bias, &down, &up]) {
+        return None;
+    }
+    Some(Tensor::from_dispatch(Dispatch::fused_adapted(
+        input.clone().into_dispatch(),
+        base.into_dispatch(),
+        bias.into_dispatch(),
+        down.into_dispatch(),
+        up.into_dispatch(),
+    )))
 }
 
 /// `x W + b`, as a linear layer of this weight and bias.

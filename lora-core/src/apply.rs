@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 
 use crate::lora::Pair;
-use crate::stack::{self, LowRank, Site, Survey};
+use sd_kernels::LowRank;
+
+use crate::stack::{self, Site, Survey};
 use crate::{Component, Lora, LoraError, names};
 
 impl Lora {

@@ -29,7 +29,7 @@ mod write;
 pub use error::LoraError;
 pub use lora::{Hashes, Lora};
 pub use names::{Component, Spelling};
-pub use stack::{LowRank, LowRankStack};
+pub use sd_kernels::{LowRank, LowRankStack};
 pub use summary::{ComponentSummary, Summary};
 pub use train::{Factor, attach, factors, kohya_targets, with_factors};
 pub use write::{Dialect, Precision};

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use crate::names::{self, Component, Key, Meaning, Part, Spelling};
 use crate::peft::PeftConfig;
-use crate::stack::LowRank;
 use crate::{Factor, LoraError};
+use sd_kernels::LowRank;
 
 /// A LoRA for Stable Diffusion 1.x, read whole: low-rank factors by module, and the file's metadata.
 ///

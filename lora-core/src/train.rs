@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::stack::{self, LowRank, Replace, Survey};
+use sd_kernels::LowRank;
+
+use crate::stack::{self, Replace, Survey};
 use crate::{Component, LoraError, names};
 
 /// The factors of one module: ΔW = (alpha / rank) · up · down.

@@ -4,15 +4,11 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use clip_text::{EncodeOptions, Prompt, encode};
 use image::RgbImage;
 use sd_diffusion::{Noise, PhiloxRng, Sampler, SamplerKind, Schedule, Step, TorchRng, guide};
-use sd_unet::{Conditioning, DeepFeature, ImageStream, TokenMerging};
+use sd_unet::{Conditioning, DeepFeature, ImageStream, TokenMerging, UNet2DConditionModel};
+use sd_vae::AutoencoderKL;
 
 use crate::resize::lanczos;
 use crate::{ImagePrompt, PipelineError, StableDiffusion};
-
-/// Pixels of a side at most: beyond, Stable Diffusion 1.x draws nothing of use, in more memory than there is.
-const MAX_SIDE: usize = 4096;
-/// Pictures of one batch at most.
-const MAX_COUNT: usize = 256;
 
 /// What to draw, and how.
 #[derive(Clone, Debug)]
@@ -55,6 +51,9 @@ pub struct Request {
     pub deep_cache: usize,
     /// The share of positions that the finest level's self-attention merges, 0 to 0.75 ([`TokenMerging`]). 0 merges none.
     pub token_merging: f64,
+    /// Side of the tiles in pixels that the VAE decodes one after the other, a multiple of four cells; 0 decodes the picture whole
+    /// ([`decode_tiled`](sd_vae::AutoencoderKL::decode_tiled)).
+    pub vae_tile: usize,
     /// References that the picture is steered by, through one adapter each. They add up, and each sees its own alone.
     pub image_prompts: Vec<ImagePrompt>,
 }
@@ -78,6 +77,13 @@ pub enum RngKind {
     Philox,
 }
 
+impl Request {
+    /// Pixels of a side at most: beyond, Stable Diffusion 1.x draws nothing of use, in more memory than there is.
+    pub const MAX_SIDE: usize = 4096;
+    /// Pictures of one batch at most.
+    pub const MAX_COUNT: usize = 256;
+}
+
 impl Default for Request {
     fn default() -> Self {
         Self {
@@ -99,6 +105,7 @@ impl Default for Request {
             cfg_end: 1.0,
             deep_cache: 1,
             token_merging: 0.0,
+            vae_tile: 0,
             image_prompts: Vec::new(),
         }
     }
@@ -150,12 +157,55 @@ impl StableDiffusion {
     pub fn generate(
         &self,
         request: &Request,
-        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Generated, PipelineError> {
-        let mut tell = |now| match progress(now) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(PipelineError::Stopped),
-        };
+        let mut tell = telling(progress);
+        let prepared = self.prepare(request)?;
+        tell(Progress::Encoded)?;
+        let (latents, evaluations) = denoise(&self.unet, self.dtype, request, prepared, &mut tell)?;
+        let pictures = decode(&self.vae, request, &latents)?;
+        tell(Progress::Decoded)?;
+        Ok(Generated {
+            pictures,
+            latents,
+            evaluations,
+        })
+    }
+
+    /// As [`generate`](Self::generate), and for the last time: each part of the model is dropped when it is done, so that the pictures are
+    /// decoded in the memory that the UNet had. Parts that a clone of the model holds stay.
+    ///
+    /// # Errors
+    /// As `generate`.
+    pub fn generate_once(
+        self,
+        request: &Request,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Generated, PipelineError> {
+        let mut tell = telling(progress);
+        let prepared = self.prepare(request)?;
+        let Self {
+            text_encoder,
+            unet,
+            vae,
+            dtype,
+            ..
+        } = self;
+        drop(text_encoder);
+        tell(Progress::Encoded)?;
+        let (latents, evaluations) = denoise(&unet, dtype, request, prepared, &mut tell)?;
+        drop(unet);
+        let pictures = decode(&vae, request, &latents)?;
+        tell(Progress::Decoded)?;
+        Ok(Generated {
+            pictures,
+            latents,
+            evaluations,
+        })
+    }
+
+    /// All that the UNet's part of the work begins with.
+    fn prepare(&self, request: &Request) -> Result<Prepared, PipelineError> {
         self.check(request)?;
         let mut sampler = Sampler::new(request.sampler, request.schedule, &self.scheduler)?;
         if let Some(eta) = request.eta {
@@ -190,97 +240,19 @@ impl StableDiffusion {
         });
         let [plain, doubled] = streams;
         let streams = [plain?, doubled?];
-        tell(Progress::Encoded)?;
-
         let mut noise: Box<dyn Noise> = match request.rng {
             RngKind::Torch => Box::new(TorchRng::new(request.seed)),
             RngKind::Philox => Box::new(PhiloxRng::new(request.seed)),
         };
-        let mut latent = self.first_latent(request, &sampler, &steps, noise.as_mut());
-        let mut evaluations = Evaluations::default();
-        let mut cache: Option<Cache> = None;
-        for (index, step) in steps.iter().enumerate() {
-            let guided = guided[index];
-            let acting: Vec<bool> = (request.image_prompts.iter())
-                .map(|prompt| prompt.acts(index, steps.len()))
-                .collect();
-            let streams = streams[usize::from(guided)].iter().zip(&acting);
-            let conditioning = Conditioning {
-                text: match guided || !is_guided(request.cfg) {
-                    true => text.clone(),
-                    false => text.clone().narrow(0, request.count, request.count),
-                },
-                // Tensors are shared, not copied.
-                streams: streams
-                    .filter(|(_, acts)| **acts)
-                    .flat_map(|(streams, _)| streams.clone())
-                    .collect(),
-                merging: (request.token_merging > 0.0)
-                    .then(|| TokenMerging::new(request.token_merging)),
-            };
-            let scaled = sampler.scale(latent.clone(), step).cast(self.dtype);
-            let scaled = if guided {
-                scaled.repeat_dim(0, 2)
-            } else {
-                scaled
-            };
-            let evaluated = scaled.dims()[0];
-            // A feature made under other conditions, or too long ago, is of no use.
-            cache = cache.filter(|cache| {
-                cache.age < request.deep_cache && cache.guided == guided && cache.acting == acting
-            });
-            let predicted = match &mut cache {
-                Some(cache) => {
-                    cache.age += 1;
-                    evaluations.shallow += evaluated;
-                    let feature = &cache.feature;
-                    (self.unet).forward_from(scaled, step.timestep, &conditioning, feature)
-                }
-                None => {
-                    evaluations.whole += evaluated;
-                    if request.deep_cache == 1 {
-                        self.unet.forward(scaled, step.timestep, &conditioning)
-                    } else {
-                        let (predicted, feature) = (self.unet).forward_keeping(
-                            scaled,
-                            step.timestep,
-                            &conditioning,
-                            CACHE_DEPTH,
-                        );
-                        cache = Some(Cache {
-                            feature,
-                            age: 1,
-                            guided,
-                            acting,
-                        });
-                        predicted
-                    }
-                }
-            };
-            // The latent stays f32 whatever the model is.
-            let predicted = predicted.cast(FloatDType::F32);
-            let predicted = match guided {
-                true => guide(predicted, request.cfg),
-                false => predicted,
-            };
-            latent = sampler.step(latent, predicted, step, noise.as_mut());
-            tell(Progress::Step {
-                done: index + 1,
-                of: steps.len(),
-            })?;
-        }
-        all_finite(&latent, "the latent")?;
-        let mut pictures = Vec::with_capacity(request.count);
-        for one in latent.clone().split(1, 0) {
-            let image = self.vae.decode(one);
-            all_finite(&image, "the VAE's picture")?;
-            pictures.push(to_picture(image));
-        }
-        tell(Progress::Decoded)?;
-        Ok(Generated {
-            pictures,
-            latents: latent,
-            evaluations,
+        let latent = self.first_latent(request, &sampler, &steps, noise.as_mut());
+        Ok(Prepared {
+            sampler,
+            steps,
+            guided,
+            text,
+            streams,
+            noise,
+            latent,
         })
     }
 
@@ -299,16 +271,16 @@ impl StableDiffusion {
         // diffusers asks for a multiple of 8 whatever the VAE is.
         let cell = self.vae.config().pixels_per_cell().max(8);
         for (option, value) in [("width", request.width), ("height", request.height)] {
-            if value == 0 || !value.is_multiple_of(cell) || value > MAX_SIDE {
-                let expected = format!("a multiple of {cell} up to {MAX_SIDE}");
+            if value == 0 || !value.is_multiple_of(cell) || value > Request::MAX_SIDE {
+                let expected = format!("a multiple of {cell} up to {}", Request::MAX_SIDE);
                 return refuse(option, value.to_string(), expected);
             }
         }
         if request.steps == 0 {
             return refuse("steps", "0".into(), "1 or more".into());
         }
-        if !(1..=MAX_COUNT).contains(&request.count) {
-            let expected = format!("1 to {MAX_COUNT} pictures at once");
+        if !(1..=Request::MAX_COUNT).contains(&request.count) {
+            let expected = format!("1 to {} pictures at once", Request::MAX_COUNT);
             return refuse("count", request.count.to_string(), expected);
         }
         if !request.cfg.is_finite() || request.cfg < 1.0 {
@@ -353,6 +325,11 @@ impl StableDiffusion {
                 TokenMerging::MAX_RATIO
             );
             return refuse("token-merging", request.token_merging.to_string(), expected);
+        }
+        let cell = 4 * self.vae.config().pixels_per_cell();
+        if !request.vae_tile.is_multiple_of(cell) {
+            let expected = format!("a multiple of {cell}, or 0 for none,");
+            return refuse("vae-tile", request.vae_tile.to_string(), expected);
         }
         let layers = self.text_encoder.layers();
         if !(1..=layers).contains(&request.clip_skip) {
@@ -452,6 +429,136 @@ impl StableDiffusion {
             _ => sampler.initial(draw(shape)),
         }
     }
+}
+
+/// What the text encoder and the sampler have made of a request.
+struct Prepared {
+    sampler: Sampler,
+    steps: Vec<Step>,
+    /// Whether each step is guided.
+    guided: Vec<bool>,
+    text: Tensor<3>,
+    /// Without guidance and with it.
+    streams: [Vec<Vec<ImageStream>>; 2],
+    noise: Box<dyn Noise>,
+    latent: Tensor<4>,
+}
+
+/// What to call with each stage: an error where the work is to be broken off.
+fn telling(
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> impl FnMut(Progress) -> Result<(), PipelineError> {
+    move |now| match progress(now) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(PipelineError::Stopped),
+    }
+}
+
+/// Runs all steps: the last latent, and what it took.
+fn denoise(
+    unet: &UNet2DConditionModel,
+    dtype: FloatDType,
+    request: &Request,
+    prepared: Prepared,
+    tell: &mut impl FnMut(Progress) -> Result<(), PipelineError>,
+) -> Result<(Tensor<4>, Evaluations), PipelineError> {
+    let Prepared {
+        mut sampler,
+        steps,
+        guided,
+        text,
+        streams,
+        mut noise,
+        mut latent,
+    } = prepared;
+    let mut evaluations = Evaluations::default();
+    let mut cache: Option<Cache> = None;
+    for (index, step) in steps.iter().enumerate() {
+        let guided = guided[index];
+        let acting: Vec<bool> = (request.image_prompts.iter())
+            .map(|prompt| prompt.acts(index, steps.len()))
+            .collect();
+        let streams = streams[usize::from(guided)].iter().zip(&acting);
+        let conditioning = Conditioning {
+            text: match guided || !is_guided(request.cfg) {
+                true => text.clone(),
+                false => text.clone().narrow(0, request.count, request.count),
+            },
+            // Tensors are shared, not copied.
+            streams: streams
+                .filter(|(_, acts)| **acts)
+                .flat_map(|(streams, _)| streams.clone())
+                .collect(),
+            merging: (request.token_merging > 0.0)
+                .then(|| TokenMerging::new(request.token_merging)),
+        };
+        let scaled = sampler.scale(latent.clone(), step).cast(dtype);
+        let scaled = if guided {
+            scaled.repeat_dim(0, 2)
+        } else {
+            scaled
+        };
+        let evaluated = scaled.dims()[0];
+        // A feature made under other conditions, or too long ago, is of no use.
+        cache = cache.filter(|cache| {
+            cache.age < request.deep_cache && cache.guided == guided && cache.acting == acting
+        });
+        let predicted = match &mut cache {
+            Some(cache) => {
+                cache.age += 1;
+                evaluations.shallow += evaluated;
+                let feature = &cache.feature;
+                unet.forward_from(scaled, step.timestep, &conditioning, feature)
+            }
+            None => {
+                evaluations.whole += evaluated;
+                if request.deep_cache == 1 {
+                    unet.forward(scaled, step.timestep, &conditioning)
+                } else {
+                    let (predicted, feature) =
+                        unet.forward_keeping(scaled, step.timestep, &conditioning, CACHE_DEPTH);
+                    cache = Some(Cache {
+                        feature,
+                        age: 1,
+                        guided,
+                        acting,
+                    });
+                    predicted
+                }
+            }
+        };
+        // The latent stays f32 whatever the model is.
+        let predicted = predicted.cast(FloatDType::F32);
+        let predicted = match guided {
+            true => guide(predicted, request.cfg),
+            false => predicted,
+        };
+        latent = sampler.step(latent, predicted, step, noise.as_mut());
+        tell(Progress::Step {
+            done: index + 1,
+            of: steps.len(),
+        })?;
+    }
+    all_finite(&latent, "the latent")?;
+    Ok((latent, evaluations))
+}
+
+/// Latents to pictures, one by one.
+fn decode(
+    vae: &AutoencoderKL,
+    request: &Request,
+    latents: &Tensor<4>,
+) -> Result<Vec<RgbImage>, PipelineError> {
+    let mut pictures = Vec::with_capacity(request.count);
+    for one in latents.clone().split(1, 0) {
+        let image = match request.vae_tile / vae.config().pixels_per_cell() {
+            0 => vae.decode(one),
+            cells => vae.decode_tiled(one, cells),
+        };
+        all_finite(&image, "the VAE's picture")?;
+        pictures.push(to_picture(image));
+    }
+    Ok(pictures)
 }
 
 impl Request {

@@ -22,6 +22,7 @@ mod clip;
 mod error;
 mod generate;
 mod image_encoder;
+mod memory;
 mod model;
 mod portrait;
 mod reference;

@@ -9,8 +9,8 @@ use image::RgbImage;
 use parity::{Fixture, device, reference, relative_error, values};
 use sd_diffusion::{PredictionType, SamplerKind};
 use sd_pipeline::{
-    Evaluations, InitImage, MatrixType, OpenOptions, PipelineError, Progress, Request,
-    StableDiffusion,
+    Checkpoint, CheckpointOptions, Evaluations, InitImage, MatrixType, OpenOptions, PipelineError,
+    Progress, Request, StableDiffusion,
 };
 use serde::Deserialize;
 
@@ -423,4 +423,70 @@ fn weights_kept_in_16_bits_draw_the_same() {
     // Rounded where the file has more.
     let rounded = open_with(MatrixType::As(FloatDType::BF16));
     assert!(relative_error(&draw(&rounded), &draw(&open())) < 0.2);
+}
+
+#[test]
+fn tiles_decode_a_picture_much_like_it_is() {
+    let model = open();
+    let whole = Request {
+        prompt: "a portrait, smiling".into(),
+        steps: 3,
+        seed: 5,
+        width: 96,
+        height: 64,
+        ..Request::default()
+    };
+    let draw = |request: &Request| model.generate(request, |_| ControlFlow::Continue(()));
+    let picture = |vae_tile| {
+        let request = Request {
+            vae_tile,
+            ..whole.clone()
+        };
+        draw(&request).unwrap().pictures.remove(0)
+    };
+    let full = picture(0);
+    assert_eq!(picture(96), full);
+    let (mean, _) = difference(&picture(64), &full);
+    assert!(mean > 0.0 && mean < 25.0, "{mean}");
+    let odd = Request {
+        vae_tile: 50,
+        ..whole.clone()
+    };
+    let error = draw(&odd).unwrap_err().to_string();
+    assert!(
+        error.contains("vae-tile") && error.contains("50"),
+        "{error}"
+    );
+}
+
+#[test]
+fn memory_is_told_before_it_is_taken() {
+    let folder = reference().join("tiny-sd");
+    let checkpoint = Checkpoint::open(folder, &CheckpointOptions::default()).unwrap();
+    let weights = |unet_matrices| {
+        let options = OpenOptions {
+            unet_matrices,
+            ..OpenOptions::default()
+        };
+        StableDiffusion::weights_memory(&checkpoint, &options, FloatDType::F32)
+    };
+    let model = open();
+    let numbers =
+        model.unet.num_params() + model.text_encoder.num_params() + model.vae.num_params();
+    assert_eq!(weights(MatrixType::Computed), 4 * numbers as u64);
+    let short = weights(MatrixType::As(FloatDType::F16));
+    assert_eq!(weights(MatrixType::Stored), short);
+    assert!(short < 4 * numbers as u64 && short > 2 * numbers as u64);
+
+    let drawing = |side, vae_tile| {
+        StableDiffusion::drawing_memory(&Request {
+            width: side,
+            height: side,
+            vae_tile,
+            ..Request::default()
+        })
+    };
+    assert_eq!(drawing(1024, 0), 4 * drawing(512, 0));
+    assert!(drawing(1024, 512) < drawing(1024, 0));
+    assert_eq!(drawing(256, 512), drawing(256, 0));
 }

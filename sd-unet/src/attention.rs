@@ -285,12 +285,7 @@ impl Projection {
     fn forward(&self, positions: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Linear(layer) => linear(positions, layer),
-            Self::Conv(layer) => {
-                let weight = layer.weight.val();
-                let [out, from, _, _] = weight.dims();
-                let bias = layer.bias.as_ref().map(|bias| bias.val());
-                sd_kernels::product(positions, weight.reshape([out, from]).transpose(), bias)
-            }
+            Self::Conv(layer) => sd_kernels::pointwise(positions, layer),
         }
     }
 }

@@ -19,6 +19,7 @@
 mod config;
 mod layers;
 mod model;
+mod tiles;
 
 pub use config::{VaeConfig, VaeConfigError};
 pub use model::{AutoencoderKL, Posterior};

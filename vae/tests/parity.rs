@@ -54,3 +54,13 @@ fn unusual_configurations_are_diffusers() {
         fixture.assert_close("decoded", vae.decode(latent), 1e-5);
     }
 }
+
+#[test]
+fn decoding_in_tiles_is_diffusers() {
+    let vae = open("odd/vae-three-levels");
+    let fixture = Fixture::open(reference().join("vae_tiles.safetensors"));
+    let latent = fixture.tensor::<4>("latent") * vae.config().scaling_factor;
+    fixture.assert_close("decoded", vae.decode_tiled(latent.clone(), 8), 1e-5);
+    // What fits one tile is decoded as ever.
+    fixture.assert_close("whole", vae.decode_tiled(latent, 20), 1e-5);
+}

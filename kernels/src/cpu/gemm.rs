@@ -177,6 +177,27 @@ pub(crate) fn multiply<'a>(
     unsafe { out.assume_init_mut() }
 }
 
+/// Adds `A · B` to rows one after the other, on all threads.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub(crate) fn accumulate_rows(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    if b.columns == 0 {
+        return;
+    }
+    let block = a.rows.div_ceil(rayon::current_num_threads()).max(BLOCK);
+    let blocks = out.par_chunks_mut(block * b.columns);
+    blocks.enumerate().for_each(|(index, out)| {
+        let first = index * block;
+        let part = Matrix {
+            data: &a.data[first * a.strides[0]..],
+            rows: out.len() / b.columns,
+            ..a
+        };
+        accumulate(out, part, b);
+    });
+}
+
 /// Adds `A · B` to rows one after the other, on the thread that calls.
 ///
 /// # Panics

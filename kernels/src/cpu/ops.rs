@@ -92,6 +92,15 @@ pub(crate) trait CpuOps: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+    /// `[.., in]` by `[in, out] + downᵀ upᵀ`, plus `[out]`, where `down: [rank, in]` and `up: [out, rank]`. The weight and the bias have no
+    /// gradient.
+    fn fused_adapted(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// `[batch, in, height, width]` by `[out, in, 3, 3]` or `[out, in, 1, 1]`, plus `[out]`; height and width stay, or are those of the input with
     /// each cell doubled both ways.
     fn fused_convolution(
@@ -520,6 +529,85 @@ impl Backward<Flex, 3> for LinearBackward {
     }
 }
 
+/// `[in, out] + downᵀ upᵀ`, as the weight lies.
+fn with_factors(weight: &FlexTensor, down: &FlexTensor, up: &FlexTensor) -> FlexTensor {
+    let [rows, columns] = weight.shape().dims();
+    let rank = down.shape()[0];
+    let strides = weight.layout().strides();
+    let turned = strides[0] == 1 && strides[1] == rows as isize;
+    let weight = if turned {
+        weight.clone()
+    } else {
+        weight.to_contiguous()
+    };
+    let first = weight.layout().start_offset();
+    let mut values = weight.storage::<f32>()[first..][..rows * columns].to_vec();
+    let (down, up) = (down.to_contiguous(), up.to_contiguous());
+    let down = Matrix::new(slice(&down), rank, rows);
+    let up = Matrix::new(slice(&up), columns, rank);
+    let layout = if turned {
+        gemm::accumulate_rows(&mut values, up, down);
+        Layout::new(Shape::new([rows, columns]), vec![1, rows as isize], 0)
+    } else {
+        gemm::accumulate_rows(&mut values, down.transposed(), up.transposed());
+        Layout::contiguous(Shape::new([rows, columns]))
+    };
+    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}
+
+/// A linear layer with factors on its weight: its input, weight, `down` and `up`.
+#[derive(Clone, Debug)]
+struct Adapted([FlexTensor; 4]);
+
+impl Adapted {
+    fn forward(&self, bias: FlexTensor) -> FlexTensor {
+        let Self([input, weight, down, up]) = self;
+        multiply(input.clone(), with_factors(weight, down, up), Some(bias))
+    }
+}
+
+#[derive(Debug)]
+struct AdaptedBackward;
+
+impl Backward<Flex, 3> for AdaptedBackward {
+    type State = Adapted;
+
+    /// With G the output's gradient: that of `down` is (G up)ᵀ x, that of `up` is Gᵀ (x downᵀ).
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let Adapted([input, weight, down, up]) = ops.state;
+        let shape = input.shape();
+        let [from, out] = weight.shape().dims();
+        let [x, down, up] = [input, down, up].map(|tensor| tensor.to_contiguous());
+        let rank = down.shape()[0];
+        let g = slice(&grad);
+        let g = Matrix::new(g, g.len() / out, out);
+        let x = Matrix::new(slice(&x), g.rows, from);
+        let [to_input, to_down, to_up] = ops.parents;
+        if let Some(parent) = to_input {
+            let weight = with_factors(&weight, &down, &up);
+            let values = gemm::product(g, matrix(&weight).transposed(), None);
+            grads.register::<Flex>(parent.id, tensor(values, shape));
+        }
+        let (low, high) = (
+            Matrix::new(slice(&down), rank, from),
+            Matrix::new(slice(&up), out, rank),
+        );
+        if let Some(parent) = to_down {
+            let pulled = gemm::product(g, high, None);
+            let pulled = Matrix::new(&pulled, g.rows, rank);
+            let values = gemm::product(pulled.transposed(), x, None);
+            grads.register::<Flex>(parent.id, tensor(values, Shape::new([rank, from])));
+        }
+        if let Some(parent) = to_up {
+            let seen = gemm::product(x, low.transposed(), None);
+            let seen = Matrix::new(&seen, g.rows, rank);
+            let values = gemm::product(g.transposed(), seen, None);
+            grads.register::<Flex>(parent.id, tensor(values, Shape::new([out, rank])));
+        }
+    }
+}
+
 // --- Convolution
 
 /// What a convolution is computed over.
@@ -730,6 +818,16 @@ impl CpuOps for Flex {
         multiply(input, weight, Some(bias))
     }
 
+    fn fused_adapted(
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        down: FlexTensor,
+        up: FlexTensor,
+    ) -> FlexTensor {
+        Adapted([input, weight, down, up]).forward(bias)
+    }
+
     fn fused_convolution(
         input: FlexTensor,
         weight: FlexTensor,
@@ -853,6 +951,25 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
                 prep.finish(state, run(input, weight, bias))
             }
             OpsKind::UnTracked(prep) => prep.finish(run(input, weight, bias)),
+        }
+    }
+
+    fn fused_adapted(
+        input: Tracked,
+        weight: Tracked,
+        bias: Tracked,
+        down: Tracked,
+        up: Tracked,
+    ) -> Tracked {
+        let prepared = AdaptedBackward
+            .prepare::<C>([input.node(), down.node(), up.node()])
+            .compute_bound()
+            .stateful();
+        let adapted = Adapted([input, weight, down, up].map(Tracked::into_primitive));
+        let out = adapted.forward(bias.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prep) => prep.finish(adapted, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
 

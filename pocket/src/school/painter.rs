@@ -14,6 +14,7 @@ use sd_vae::AutoencoderKL;
 
 use super::words::POSITIONS;
 use super::{Example, Stream, pictures, training_caption, with_small_embeddings};
+use crate::puppet::importance;
 
 /// Text encoder and UNet, which learn together.
 #[derive(Module, Debug)]
@@ -168,6 +169,7 @@ impl Painting {
     ) -> Tensor<1> {
         let latents = self.latents.get(samples.clone(), device);
         let shape = latents.dims();
+        let importance = self.importance(samples.clone(), shape[3], device);
         let noise: Vec<f32> = samples
             .clone()
             .flat_map(|n| Stream::new(self.seed, n, "noise").normal(shape[1..].iter().product()))
@@ -181,7 +183,21 @@ impl Painting {
             latents,
             noise,
             &timesteps,
+            importance,
         )
+    }
+
+    /// Faces count more than their share of a picture; all of a picture counts as it would. `[batch, 1, side, side]`
+    fn importance(&self, samples: Range<u64>, side: usize, device: &Device) -> Tensor<4> {
+        let count = (samples.end - samples.start) as usize;
+        let mut weights = Vec::with_capacity(count * side * side);
+        for number in samples {
+            let Example { character, shot } = self.latents.example(number);
+            let cells = importance(&character, &shot, side);
+            let mean = cells.iter().sum::<f32>() / cells.len() as f32;
+            weights.extend(cells.iter().map(|cell| cell / mean));
+        }
+        Tensor::from_data(TensorData::new(weights, [count, 1, side, side]), device)
     }
 
     /// Timesteps of a step's samples lie evenly apart, from a random start.
@@ -193,7 +209,8 @@ impl Painting {
     }
 }
 
-/// The mean squared error of the velocity that a UNet predicts, that of each picture weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023).
+/// The mean squared error of the velocity that a UNet predicts, that of each picture weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023),
+/// and that of each of its cells by its `importance`, `[batch, 1, height, width]`.
 pub fn velocity_loss(
     unet: &UNet2DConditionModel,
     conditioning: &Conditioning,
@@ -201,6 +218,7 @@ pub fn velocity_loss(
     latents: Tensor<4>,
     noise: Tensor<4>,
     timesteps: &[usize],
+    importance: Tensor<4>,
 ) -> Tensor<1> {
     let weight = |&t: &usize| {
         let snr = schedule.snr(t);
@@ -213,7 +231,7 @@ pub fn velocity_loss(
     let target = schedule.velocity(latents, noise, timesteps);
     let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
     let predicted = unet.forward(noisy, Timesteps::from(times), conditioning);
-    let error = (predicted - target).square().flatten::<2>(1, 3);
+    let error = ((predicted - target).square() * importance).flatten::<2>(1, 3);
     (error.mean_dim(1).squeeze_dim::<1>(1) * weights).mean()
 }
 

@@ -1,5 +1,7 @@
 //! Trains the examiners, measures them, and has them judge pictures.
 
+mod likeness;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
@@ -40,6 +42,8 @@ enum Command {
     Measure(Measure),
     /// Reads the pictures of a folder, and says how often they show what their captions ask for
     Judge(Judge),
+    /// Says how often the pictures of some demos show the right person, way by way
+    Likeness(likeness::Likeness),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         Command::Train(run) => run.train(&cli.folder),
         Command::Measure(measure) => measure.run(&cli.folder),
         Command::Judge(judge) => judge.run(&cli.folder),
+        Command::Likeness(likeness) => likeness.run(&cli.folder),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
