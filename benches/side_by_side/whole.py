@@ -76,6 +76,7 @@ def main():
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    parser.add_argument("--leave-out", action="append", default=[], metavar="SIDE", help="such as 'samecast --precision f32'; may be given several times")
     parser.add_argument("--out", type=Path, default=Path("whole"), help="OUT.md and OUT.json are written")
     options = parser.parse_args()
     for path in (options.samecast, options.model / "unet" / "config.json"):
@@ -102,13 +103,14 @@ def main():
         if options.single and importlib.util.find_spec("stable_diffusion_cpp"):
             name = "stable-diffusion.cpp"
             sides[name] = [sys.executable, "-c", SDCPP, str(options.single), PROMPT, size, steps, seed, picture(name), threads]
+        reference = "diffusers, f32"
+        sides = {name: command for name, command in sides.items() if name == reference or name not in options.leave_out}
         found = {name: [] for name in sides}
         for _ in range(options.rounds):
             for name, command in sides.items():
                 Path(picture(name)).unlink(missing_ok=True)
                 found[name].append(run(command, environment))
                 print(f"{name}: {found[name][-1][0]:.1f} s, {found[name][-1][1] / 1e9:.2f} GB", file=sys.stderr)
-        reference = "diffusers, f32"
         rows = []
         for name, runs in found.items():
             same = name != "stable-diffusion.cpp"
