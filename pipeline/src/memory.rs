@@ -5,7 +5,8 @@ use burn::tensor::{DType, FloatDType};
 use crate::{Checkpoint, MatrixType, OpenOptions, Part, Request, StableDiffusion, StoredType};
 
 /// Bytes that activations take for each pixel of a batch, at most at once: the VAE's in drawing, the UNet's in denoising, a block of it in
-/// training with gradient checkpointing. Measured at 512×512 on the CPU, and nearly the same from 256×256 to 1024×1024.
+/// training with gradient checkpointing. Those of drawing and of training are what peaks at 512×512 on the CPU left beside the weights; that of
+/// denoising is an estimate.
 const DRAWING: u64 = 2_900;
 const DENOISING: u64 = 1_000;
 const TRAINING: u64 = 3_500;
@@ -39,7 +40,8 @@ impl StableDiffusion {
         parts.into_iter().map(part).sum()
     }
 
-    /// Bytes that drawing takes beside the weights, on the CPU. Pictures are denoised together and decoded one by one.
+    /// Bytes that drawing takes beside the weights, on the CPU. Pictures are denoised together and decoded one by one. That is for
+    /// [`generate`](Self::generate); [`generate_once`](Self::generate_once) needs less, since most weights are gone when it decodes.
     pub fn drawing_memory(request: &Request) -> u64 {
         let pixels = area(request.width, request.height);
         let tile = match request.vae_tile {
