@@ -352,7 +352,7 @@ pub fn sheet(args: &Sheet, common: &Common) -> Result<Value, Failure> {
     let dtype = common.precision.on(&device)?;
     let mut watch = Stopwatch::start();
     let opening = Opening::begin(&model_args, common.precision, dtype, &device, &console)?;
-    opening.check_memory(&request)?;
+    opening.check_memory(&request, false)?;
     let (model, hash) = opening.load()?;
     let model = model.with_lora(&lora, choice.scale).input()?;
     let bar = console.bar("drawing", 0);

@@ -10,7 +10,7 @@ use lora_core::Lora;
 use sd_diffusion::SamplerKind;
 use sd_pipeline::{
     AdapterFile, Checkpoint, CheckpointOptions, Generated, InitImage, MatrixType, OpenOptions,
-    Part, PipelineError, Progress, Request, RngKind, StableDiffusion,
+    Part, PipelineError, Progress, Request, RngKind, StableDiffusion, WeightsMemory,
 };
 use sd_unet::{CrossAttention, UNetConfig};
 use serde_json::{Value, json};
@@ -87,7 +87,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     let references = references.draw(&opening.layers, dtype, &device, &console)?;
     request.image_prompts = references.prompts;
     let encoding = watch.lap();
-    opening.check_memory(&request)?;
+    opening.check_memory(&request, true)?;
     let (mut model, hash) = opening.load()?;
     model.check(&request).input()?;
     model = with_adapters(model, &references.adapters)?;
@@ -197,51 +197,54 @@ impl<'a> Opening<'a> {
         })
     }
 
-    /// Refuses pictures for which the memory does not suffice, with the model.
+    /// Refuses pictures for which the memory does not suffice, with the model. `once`: nothing else is drawn after them.
     ///
     /// # Errors
     /// If it does not.
-    pub fn check_memory(&self, request: &Request) -> Result<(), Failure> {
+    pub fn check_memory(&self, request: &Request, once: bool) -> Result<(), Failure> {
         let weights = |matrices| {
             let options = OpenOptions {
                 unet_matrices: matrices,
                 ..self.options.clone()
             };
-            StableDiffusion::weights_memory(&self.checkpoint, &options, self.dtype)
+            WeightsMemory::of(&self.checkpoint, &options, self.dtype)
         };
-        let now = weights(self.options.unet_matrices);
-        let short = now.min(weights(MatrixType::As(FloatDType::F16)));
+        let need = |weights: &WeightsMemory, request: &Request| match once {
+            true => weights.to_draw_once(request),
+            false => weights.to_draw(request),
+        };
+        let mut kept = weights(self.options.unet_matrices);
+        let short = weights(MatrixType::As(FloatDType::F16));
         // Sizes that no machine draws are told of as what they are.
         if request.count > Request::MAX_COUNT
             || request.width.max(request.height) > Request::MAX_SIDE
         {
             return Ok(());
         }
-        let drawing = StableDiffusion::drawing_memory;
         // One saving after the other.
         let mut ways = vec![];
-        let (mut way, mut kept, mut request) = (vec![], now, request.clone());
+        let (mut way, mut request) = (vec![], request.clone());
         let (width, height, count) = (request.width, request.height, request.count);
-        let needed = kept + drawing(&request);
-        if short < now {
+        let needed = need(&kept, &request);
+        if short.total() < kept.total() {
             (kept, way) = (short, vec!["--precision f16".to_owned()]);
-            ways.push((way.join(" "), kept + drawing(&request)));
+            ways.push((way.join(" "), need(&kept, &request)));
         }
         if request.vae_tile == 0 && width * height > 512 * 512 {
             request.vae_tile = 512;
             way.push("--vae-tile 512".to_owned());
-            ways.push((way.join(" "), kept + drawing(&request)));
+            ways.push((way.join(" "), need(&kept, &request)));
         }
         if count > 1 {
             request.count = 1;
             way.push("--count 1".to_owned());
-            ways.push((way.join(" "), kept + drawing(&request)));
+            ways.push((way.join(" "), need(&kept, &request)));
         }
         for side in [512, 384, 256] {
             if side * side < width * height {
                 (request.width, request.height) = (side, side);
                 let way = format!("{} --width {side} --height {side}", way.join(" "));
-                ways.push((way.trim_start().to_owned(), kept + drawing(&request)));
+                ways.push((way.trim_start().to_owned(), need(&kept, &request)));
             }
         }
         let model = self.checkpoint.path().display();

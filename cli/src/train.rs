@@ -5,7 +5,7 @@ use burn::tensor::{Device, FloatDType};
 use character_library::LossLog;
 use lora_core::{Dialect, Precision as LoraPrecision};
 use lora_trainer::{Base, CaptionSource, Dataset, LrScheduler, TrainConfig, TrainError, Trainer};
-use sd_pipeline::{Checkpoint, CheckpointOptions, OpenOptions, StableDiffusion};
+use sd_pipeline::{Checkpoint, CheckpointOptions, OpenOptions, StableDiffusion, WeightsMemory};
 use serde_json::{Value, json};
 
 use crate::args::{self, Common, Format, Model, SavePrecision, Steps, Train, TrainOptions};
@@ -196,9 +196,9 @@ fn check_room(
     config: &TrainConfig,
     device: &Device,
 ) -> Result<(), Failure> {
-    let weights = StableDiffusion::weights_memory(checkpoint, options, FloatDType::F32);
+    let weights = WeightsMemory::of(checkpoint, options, FloatDType::F32);
     let (side, batch) = (config.resolution, config.batch_size);
-    let with = |side, batch| weights.saturating_add(StableDiffusion::training_memory(side, batch));
+    let with = |side, batch| weights.to_train(side, batch);
     let mut smaller = vec![];
     if batch > 1 {
         smaller.push(("--batch-size 1".to_owned(), with(side, 1)));

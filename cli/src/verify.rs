@@ -94,7 +94,7 @@ pub fn run(args: &Verify, common: &Common) -> Result<Value, Failure> {
     let adapters = References::open(&ip, dtype, &device, &console)?;
     let opening = Opening::begin(&model_args, common.precision, dtype, &device, &console)?;
     let made = adapters.draw(&opening.layers, dtype, &device, &console)?;
-    opening.check_memory(&request)?;
+    opening.check_memory(&request, false)?;
     let (base, hash) = opening.load()?;
     let with_reference = match made.prompts.is_empty() {
         true => None,

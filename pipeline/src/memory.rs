@@ -1,29 +1,30 @@
-//! How much memory the work takes, told before it begins.
+//! How much memory the work takes on the CPU, told before it begins.
 
 use burn::tensor::{DType, FloatDType};
 
 use crate::{Checkpoint, MatrixType, OpenOptions, Part, Request, StableDiffusion, StoredType};
 
 /// Bytes that activations take for each pixel of a batch, at most at once: the VAE's in drawing, the UNet's in denoising, a block of it in
-/// training with gradient checkpointing. Those of drawing and of training are what peaks at 512×512 on the CPU left beside the weights; that of
-/// denoising is an estimate.
-const DRAWING: u64 = 2_900;
+/// training with gradient checkpointing, all of it without. They are what peaks at 512×512 on the CPU left beside the weights.
+const DECODING: u64 = 2_900;
 const DENOISING: u64 = 1_000;
 const TRAINING: u64 = 3_500;
 
-impl StableDiffusion {
-    /// Bytes that the weights of an opened checkpoint will take.
-    pub fn weights_memory(
-        checkpoint: &Checkpoint,
-        options: &OpenOptions,
-        dtype: FloatDType,
-    ) -> u64 {
-        let parts = [
-            (Part::TextEncoder, dtype, MatrixType::Computed),
-            (Part::Unet, dtype, options.unet_matrices),
-            (Part::Vae, FloatDType::F32, MatrixType::Computed),
-        ];
-        let part = |(part, dtype, matrices): (Part, FloatDType, MatrixType)| -> u64 {
+/// Bytes that the weights of a model take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightsMemory {
+    /// The text encoder's.
+    pub text_encoder: u64,
+    /// The UNet's.
+    pub unet: u64,
+    /// The VAE's.
+    pub vae: u64,
+}
+
+impl WeightsMemory {
+    /// Those of an opened checkpoint, as [`StableDiffusion::load`] will keep them.
+    pub fn of(checkpoint: &Checkpoint, options: &OpenOptions, dtype: FloatDType) -> Self {
+        let part = |part: Part, dtype: FloatDType, matrices: MatrixType| -> u64 {
             let weights = checkpoint.weights(part);
             let size = |(ours, theirs): (&str, &str)| {
                 let shape = weights.shape(ours).unwrap_or_default();
@@ -37,26 +38,52 @@ impl StableDiffusion {
             };
             weights.names().map(size).sum()
         };
-        parts.into_iter().map(part).sum()
+        Self {
+            text_encoder: part(Part::TextEncoder, dtype, MatrixType::Computed),
+            unet: part(Part::Unet, dtype, options.unet_matrices),
+            vae: part(Part::Vae, FloatDType::F32, MatrixType::Computed),
+        }
     }
 
-    /// Bytes that drawing takes beside the weights, on the CPU. Pictures are denoised together and decoded one by one. That is for
-    /// [`generate`](Self::generate); [`generate_once`](Self::generate_once) needs less, since most weights are gone when it decodes.
-    pub fn drawing_memory(request: &Request) -> u64 {
-        let pixels = area(request.width, request.height);
-        let tile = match request.vae_tile {
-            0 => pixels,
-            side => pixels.min(area(side, side)),
-        };
-        let batch = pixels.saturating_mul(request.count as u64);
-        (tile.saturating_mul(DRAWING)).max(batch.saturating_mul(DENOISING))
+    /// Of all parts.
+    pub fn total(&self) -> u64 {
+        self.text_encoder + self.unet + self.vae
     }
 
-    /// Bytes that a training step with gradient checkpointing takes beside the weights, on the CPU.
-    pub fn training_memory(resolution: usize, batch: usize) -> u64 {
-        let batch = area(resolution, resolution).saturating_mul(batch as u64);
-        batch.saturating_mul(TRAINING)
+    /// With what [`StableDiffusion::generate`] needs beside them.
+    pub fn to_draw(&self, request: &Request) -> u64 {
+        let more = denoising(request).max(decoding(request));
+        self.total().saturating_add(more)
     }
+
+    /// With what [`StableDiffusion::generate_once`] needs beside them: when it decodes, the other parts are gone.
+    pub fn to_draw_once(&self, request: &Request) -> u64 {
+        let whole = self.total().saturating_add(denoising(request));
+        whole.max(self.vae.saturating_add(decoding(request)))
+    }
+
+    /// With what a training step with gradient checkpointing needs beside them, for pictures of `resolution` pixels squared.
+    pub fn to_train(&self, resolution: usize, batch: usize) -> u64 {
+        let pixels = area(resolution, resolution).saturating_mul(batch as u64);
+        self.total().saturating_add(pixels.saturating_mul(TRAINING))
+    }
+}
+
+/// Pictures are denoised together.
+fn denoising(request: &Request) -> u64 {
+    area(request.width, request.height)
+        .saturating_mul(request.count as u64)
+        .saturating_mul(DENOISING)
+}
+
+/// And decoded one by one.
+fn decoding(request: &Request) -> u64 {
+    let pixels = area(request.width, request.height);
+    let tile = match request.vae_tile {
+        0 => pixels,
+        side => pixels.min(area(side, side)),
+    };
+    tile.saturating_mul(DECODING)
 }
 
 fn area(width: usize, height: usize) -> u64 {

@@ -10,7 +10,7 @@ use parity::{Fixture, device, reference, relative_error, values};
 use sd_diffusion::{PredictionType, SamplerKind};
 use sd_pipeline::{
     Checkpoint, CheckpointOptions, Evaluations, InitImage, MatrixType, OpenOptions, PipelineError,
-    Progress, Request, StableDiffusion,
+    Progress, Request, StableDiffusion, WeightsMemory,
 };
 use serde::Deserialize;
 
@@ -468,25 +468,37 @@ fn memory_is_told_before_it_is_taken() {
             unet_matrices,
             ..OpenOptions::default()
         };
-        StableDiffusion::weights_memory(&checkpoint, &options, FloatDType::F32)
+        WeightsMemory::of(&checkpoint, &options, FloatDType::F32)
     };
     let model = open();
     let numbers =
         model.unet.num_params() + model.text_encoder.num_params() + model.vae.num_params();
-    assert_eq!(weights(MatrixType::Computed), 4 * numbers as u64);
+    let whole = weights(MatrixType::Computed);
+    assert_eq!(whole.total(), 4 * numbers as u64);
+    assert_eq!(whole.vae, 4 * model.vae.num_params() as u64);
     let short = weights(MatrixType::As(FloatDType::F16));
     assert_eq!(weights(MatrixType::Stored), short);
-    assert!(short < 4 * numbers as u64 && short > 2 * numbers as u64);
+    assert!(short.total() < whole.total() && short.total() > 2 * numbers as u64);
 
+    let request = |side, vae_tile, count| Request {
+        width: side,
+        height: side,
+        vae_tile,
+        count,
+        ..Request::default()
+    };
     let drawing = |side, vae_tile| {
-        StableDiffusion::drawing_memory(&Request {
-            width: side,
-            height: side,
-            vae_tile,
-            ..Request::default()
-        })
+        let request = request(side, vae_tile, 1);
+        whole.to_draw(&request) - whole.total()
     };
     assert_eq!(drawing(1024, 0), 4 * drawing(512, 0));
     assert!(drawing(1024, 512) < drawing(1024, 0));
     assert_eq!(drawing(256, 512), drawing(256, 0));
+    // Drawn once, the other parts' weights are gone when the picture is decoded; denoising needs them all.
+    let one = request(512, 0, 1);
+    assert_eq!(
+        whole.to_draw(&one) - whole.to_draw_once(&one),
+        whole.text_encoder + whole.unet
+    );
+    assert!(whole.to_draw_once(&request(64, 0, 16)) > whole.total());
 }

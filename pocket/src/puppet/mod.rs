@@ -63,7 +63,7 @@ pub use recipe::shots;
 pub use shot::{Angle, Expression, Lighting, Outfit, Place, Sex, Shot};
 
 use canvas::{Canvas, Path};
-use geometry::vec2;
+use geometry::{Vec2, vec2};
 use scene::Scene;
 
 /// Sides of a picture that can be drawn, in pixels. The strokes are made for 96.
@@ -167,19 +167,28 @@ pub fn face_box(character: &Character, shot: &Shot, size: u32) -> FaceBox {
     }
 }
 
-/// How much of what tells people apart is where: one number for each cell of a grid of `side × side` over the picture, row by row. A cell of
-/// the background or the clothes counts 1, one of the head 4, one of its features 8.
+/// How much of what people look at is where: one number for each cell of a grid of `side × side` over the picture, row by row. A cell of
+/// the background or the clothes counts 1, one of the head 4, one of its features 8, one of the mouth or a brow, which tell what the face
+/// shows, 24.
 pub fn importance(character: &Character, shot: &Shot, side: usize) -> Vec<f32> {
     const AROUND_HEAD: f32 = 1.15;
+    // In parts of the picture's side.
     const AROUND_FEATURES: f32 = 0.13;
+    const AROUND_MOUTH: f32 = 0.06;
+    const AROUND_BROW: f32 = 0.045;
     let scene = Scene::new(character, shot);
     let features = scene.face(0.0, 0.22);
+    let mouth = scene.face(0.0, 0.70);
+    let brows = [scene.face(-0.33, -0.30), scene.face(0.33, -0.30)];
     let weight = |index: usize| {
         let at = |cell: usize| (cell as f32 + 0.5) / side as f32;
         let p = vec2(at(index % side), at(index / side));
+        let near = |what: Vec2, reach: f32| (p - what).length() < reach * scene.zoom();
         let out = p - scene.ball.center;
         let out = vec2(out.x / scene.ball.radii.x, out.y / scene.ball.radii.y);
-        if (p - features).length() < AROUND_FEATURES * scene.zoom() {
+        if near(mouth, AROUND_MOUTH) || brows.into_iter().any(|brow| near(brow, AROUND_BROW)) {
+            24.0
+        } else if near(features, AROUND_FEATURES) {
             8.0
         } else if out.length() < AROUND_HEAD {
             4.0

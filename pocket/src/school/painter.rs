@@ -209,8 +209,11 @@ impl Painting {
     }
 }
 
-/// The mean squared error of the velocity that a UNet predicts, that of each picture weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023),
-/// and that of each of its cells by its `importance`, `[batch, 1, height, width]`.
+/// The mean squared error of the velocity that a UNet predicts, that of each picture weighted by min(SNR + 1, 5) / (SNR + 1), and that of each
+/// of its cells by its `importance`, `[batch, 1, height, width]`.
+///
+/// That is to weigh the error of the picture by SNR + 1, as velocity does (Salimans & Ho 2022), yet by 5 at most, as Hang et al. 2023 do. Theirs
+/// is min(SNR, 5): it leaves next to nothing for pictures under so much noise that only the words tell what a face shows.
 pub fn velocity_loss(
     unet: &UNet2DConditionModel,
     conditioning: &Conditioning,
@@ -222,7 +225,7 @@ pub fn velocity_loss(
 ) -> Tensor<1> {
     let weight = |&t: &usize| {
         let snr = schedule.snr(t);
-        snr.min(5.0) / (snr + 1.0)
+        (snr + 1.0).min(5.0) / (snr + 1.0)
     };
     let weights: Vec<f32> = timesteps.iter().map(weight).collect();
     let weights = TensorData::new(weights, [timesteps.len()]);

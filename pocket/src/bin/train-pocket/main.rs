@@ -12,7 +12,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clip_text::Tokenizer;
-use ip_adapter::IpAdapter;
+use ip_adapter::{IpAdapter, Options};
 use samecast_pocket::model;
 use samecast_pocket::puppet::{Character, Shot, caption};
 use samecast_pocket::school::{
@@ -269,7 +269,11 @@ impl Cli {
             average: 0.998,
         };
         let tokenizer = self.tokenizer()?;
-        let clip = Clip::new(self.vocabulary()?, &training);
+        let clip = if run.from_model {
+            self.trained_clip(&training)?
+        } else {
+            Clip::new(self.vocabulary()?, &training)
+        };
         let mut pupil = Pupil::new(clip, lesson, &self.runs)?;
         let task = Comparing {
             seed: self.seed,
@@ -316,7 +320,9 @@ impl Cli {
         let painter = self.trained_painter(&training)?;
         let clip = self.trained_clip(&device)?;
         let width = clip_vision_config();
+        let path = self.model.join(format!("ip_adapter/{name}.safetensors"));
         let adapter = match kind {
+            _ if run.from_model => IpAdapter::open(&path, &Options::default(), &training)?,
             Kind::Base => IpAdapter::base(&painter.unet, width.projection_dim, 4, &training),
             Kind::Plus => IpAdapter::plus(&painter.unet, width.hidden_size, 8, [1, 1], &training),
         };
@@ -330,7 +336,6 @@ impl Cli {
         run.learn(&mut pupil, |adapter, samples| {
             task.loss(adapter, samples, &device, &training)
         })?;
-        let path = self.model.join(format!("ip_adapter/{name}.safetensors"));
         fs::create_dir_all(self.model.join("ip_adapter"))?;
         Ok(pupil.averaged().valid().save(&path, FloatDType::F16)?)
     }
