@@ -5,6 +5,7 @@ use image::imageops::{FilterType, resize};
 use samecast_pocket::puppet::{
     Angle, Beard, Character, Color, Cut, Earrings, Easel, Expression, FaceBox, Glasses, HELD_OUT,
     Jewel, Lenses, Lighting, Mole, Outfit, Place, SIZES, Scar, Sex, Shot, TRAINING, draw, face_box,
+    importance,
 };
 
 const SHOT: Shot = Shot {
@@ -208,6 +209,51 @@ fn a_look_changes_the_face_box_alone() {
             }
         }
     }
+}
+
+/// In a few cells, of the mouth and the brows, most of what tells a look from another; they count most.
+#[test]
+fn what_tells_a_look_counts_most() {
+    const SIDE: usize = 24;
+    const CELL: u32 = 96 / SIDE as u32;
+    let (mut told, mut all, mut cells) = (0.0, 0.0, 0);
+    let mut pictures = 0;
+    for seed in 0..6 {
+        let character = Character::from_seed(seed);
+        for angle in Angle::ALL {
+            let shot = |expression| Shot {
+                expression,
+                angle: *angle,
+                ..SHOT
+            };
+            let weights = importance(&character, &shot(Expression::Neutral), SIDE);
+            let most = weights.iter().copied().fold(0.0, f32::max);
+            let calm = draw(&character, &shot(Expression::Neutral), 96);
+            for expression in Expression::ALL {
+                let other = draw(&character, &shot(*expression), 96);
+                pictures += 1;
+                for (index, &weight) in weights.iter().enumerate() {
+                    let cell = FaceBox {
+                        left: index as u32 % SIDE as u32 * CELL,
+                        top: index as u32 / SIDE as u32 * CELL,
+                        side: CELL,
+                    };
+                    let differs = difference(&within(&calm, cell), &within(&other, cell));
+                    all += differs;
+                    if weight == most {
+                        told += differs;
+                        cells += 1;
+                    }
+                }
+            }
+        }
+    }
+    let share = told / all;
+    let cells = f64::from(cells) / f64::from(pictures);
+    assert!(
+        share > 0.6 && cells < 25.0,
+        "{share} of the difference in {cells} of 576 cells"
+    );
 }
 
 /// One picture each of some characters, with everything alike but the shots' seed.

@@ -174,12 +174,12 @@ pub fn importance(character: &Character, shot: &Shot, side: usize) -> Vec<f32> {
     const AROUND_HEAD: f32 = 1.15;
     // In parts of the picture's side.
     const AROUND_FEATURES: f32 = 0.13;
-    const AROUND_MOUTH: f32 = 0.06;
-    const AROUND_BROW: f32 = 0.045;
+    const AROUND_MOUTH: f32 = 0.075;
+    const AROUND_BROW: f32 = 0.06;
     let scene = Scene::new(character, shot);
     let features = scene.face(0.0, 0.22);
     let mouth = scene.face(0.0, 0.70);
-    let brows = [scene.face(-0.33, -0.30), scene.face(0.33, -0.30)];
+    let brows = [scene.face(-0.33, -0.20), scene.face(0.33, -0.20)];
     let weight = |index: usize| {
         let at = |cell: usize| (cell as f32 + 0.5) / side as f32;
         let p = vec2(at(index % side), at(index / side));

@@ -2,6 +2,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,14 +62,13 @@ pub struct Pupil<M> {
 }
 
 /// What has become of the run so far.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
+struct Progress {
     /// Steps done.
-    pub step: u64,
+    step: u64,
     /// Mean loss since the last report.
-    pub loss: f32,
+    loss: f32,
     /// Samples a second since the last report.
-    pub speed: f64,
+    speed: f64,
 }
 
 /// Why a run broke off.
@@ -160,8 +160,8 @@ impl<M: Module + Sync> Pupil<M> {
         self.models = models.map(|m| with_values(m, &self.values)).collect();
     }
 
-    /// Learns until the lesson is done or `go_on` says no, which is asked after every fiftieth step and the last; saves itself every
-    /// few minutes and at the end.
+    /// Learns until the lesson is done, `minutes` are over, or `stop` is set, all of which is looked at after every step. Saves itself every
+    /// few minutes and at the end, and tells on standard error, every fiftieth step, how it goes.
     ///
     /// `loss` is the mean loss over some samples, each given by its number in the run.
     ///
@@ -170,32 +170,37 @@ impl<M: Module + Sync> Pupil<M> {
     pub fn learn(
         &mut self,
         loss: impl Fn(&M, Range<u64>) -> Tensor<1> + Sync,
-        mut go_on: impl FnMut(Progress) -> bool,
+        minutes: Option<f64>,
+        stop: &AtomicBool,
     ) -> Result<(), LearnError> {
         const REPORT: u64 = 50;
-        let (mut sum, mut since) = (0.0, Instant::now());
+        let start = Instant::now();
+        let over = |minutes: f64| start.elapsed().as_secs_f64() > 60.0 * minutes;
+        let (size, done, steps) = (self.size(), self.done, self.lesson.steps);
+        eprintln!("{size} numbers; {done} of {steps} steps done");
+        let (mut sum, mut count, mut since) = (0.0, 0, Instant::now());
         let mut saved = Instant::now();
-        while self.done < self.lesson.steps {
+        while self.done < steps {
             sum += f64::from(self.step(&loss)?);
-            if !self.done.is_multiple_of(REPORT) && self.done < self.lesson.steps {
-                continue;
+            count += 1;
+            if self.done.is_multiple_of(REPORT) || self.done == steps {
+                let samples = (count * self.lesson.batch) as f64;
+                let progress = Progress {
+                    step: self.done,
+                    loss: (sum / count as f64) as f32,
+                    speed: samples / since.elapsed().as_secs_f64(),
+                };
+                let Progress { step, loss, speed } = progress;
+                eprintln!("step {step}: loss {loss:.5}, {speed:.1} samples/s");
+                self.log(progress)?;
+                (sum, count, since) = (0.0, 0, Instant::now());
             }
-            let steps = (self.done - 1) % REPORT + 1;
-            let samples = steps as f64 * self.lesson.batch as f64;
-            let progress = Progress {
-                step: self.done,
-                loss: (sum / steps as f64) as f32,
-                speed: samples / since.elapsed().as_secs_f64(),
-            };
-            self.log(progress)?;
-            (sum, since) = (0.0, Instant::now());
-            let stop = !go_on(progress);
-            if stop || saved.elapsed() > Duration::from_secs(180) {
+            if stop.load(Ordering::Relaxed) || minutes.is_some_and(over) {
+                break;
+            }
+            if saved.elapsed() > Duration::from_secs(180) {
                 self.save()?;
                 saved = Instant::now();
-            }
-            if stop {
-                return Ok(());
             }
         }
         self.save()
@@ -431,15 +436,25 @@ mod tests {
             let mut last = vec![];
             for &steps in lessons {
                 let mut pupil = Pupil::new(start(), lesson(steps), folder).unwrap();
-                pupil.learn(loss, |_| true).unwrap();
+                pupil.learn(loss, None, &AtomicBool::new(false)).unwrap();
                 assert_eq!(pupil.done(), steps);
                 last = values(&pupil.averaged());
             }
             last
         };
+        let stopped = tempfile::tempdir().unwrap();
+        let mut pupil = Pupil::new(start(), lesson(4), stopped.path()).unwrap();
+        pupil.learn(loss, None, &AtomicBool::new(true)).unwrap();
+        assert_eq!(
+            pupil.done(),
+            1,
+            "it stops after the step in which it is told to"
+        );
+
         let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let whole = run(whole.path(), &[4]);
         assert_eq!(whole, run(parts.path(), &[2, 4]));
+        assert_eq!(whole, run(stopped.path(), &[4]));
         assert!(whole[0] > 0.5 && whole[1] > -0.5, "{whole:?}");
 
         let path = parts.path().join("line.state.safetensors");

@@ -14,7 +14,7 @@ use sd_vae::AutoencoderKL;
 
 use super::words::POSITIONS;
 use super::{Example, Stream, pictures, training_caption, with_small_embeddings};
-use crate::puppet::importance;
+use crate::puppet::{Expression, importance};
 
 /// Text encoder and UNet, which learn together.
 #[derive(Module, Debug)]
@@ -84,6 +84,7 @@ pub struct Latents {
     vae: AutoencoderKL,
     seed: u64,
     size: usize,
+    siblings: u64,
     device: Device,
     kept: Vec<OnceLock<Vec<f16>>>,
 }
@@ -95,14 +96,43 @@ impl Latents {
             vae,
             seed,
             size,
+            siblings: 1,
             device: device.clone(),
             kept: (0..most).map(|_| OnceLock::new()).collect(),
         }
     }
 
+    /// Each `siblings` samples show the same character in the same shot, but for the expression, which is another in each. What they have
+    /// in common cancels out between them, and what the expression's word does is left: without that, few pixels of a mouth are lost in
+    /// what is different about all else.
+    ///
+    /// # Panics
+    /// If there are not 1 to as many siblings as there are expressions.
+    pub fn with_siblings(self, siblings: u64) -> Self {
+        assert!(
+            (1..=Expression::ALL.len() as u64).contains(&siblings),
+            "{siblings} siblings"
+        );
+        Self { siblings, ..self }
+    }
+
+    /// The number that all siblings of sample `number` have in common.
+    fn family(&self, number: u64) -> u64 {
+        number / self.siblings
+    }
+
     /// What sample `number` shows.
     pub fn example(&self, number: u64) -> Example {
-        Example::new(self.seed, number % self.kept.len() as u64)
+        let number = number % self.kept.len() as u64;
+        let mut example = Example::new(self.seed, self.family(number));
+        let all = Expression::ALL;
+        let first = all
+            .iter()
+            .position(|&one| one == example.shot.expression)
+            .unwrap_or(0);
+        let sibling = (number % self.siblings) as usize;
+        example.shot.expression = all[(first + sibling) % all.len()];
+        example
     }
 
     /// The latents of samples in the UNet's units, `[batch, channels, height, width]`.
@@ -136,7 +166,7 @@ impl Latents {
 pub struct Painting {
     /// Seed of the run.
     pub seed: u64,
-    /// Samples of a step, over which timesteps are spread evenly.
+    /// Samples of a step, over which timesteps are spread evenly; whole families of siblings.
     pub batch: usize,
     /// The pictures.
     pub latents: Latents,
@@ -150,7 +180,7 @@ impl Painting {
     /// [`velocity_loss`] over samples of the run.
     pub fn loss(&self, model: &Painter, samples: Range<u64>, device: &Device) -> Tensor<1> {
         let tokens = samples.clone().map(|n| {
-            let mut random = Stream::new(self.seed, n, "words");
+            let mut random = Stream::new(self.seed, self.latents.family(n), "words");
             let words = training_caption(&self.latents.example(n), &mut random);
             self.tokenizer.encode_padded(&words)
         });
@@ -172,7 +202,10 @@ impl Painting {
         let importance = self.importance(samples.clone(), shape[3], device);
         let noise: Vec<f32> = samples
             .clone()
-            .flat_map(|n| Stream::new(self.seed, n, "noise").normal(shape[1..].iter().product()))
+            .flat_map(|n| {
+                let mut random = Stream::new(self.seed, self.latents.family(n), "noise");
+                random.normal(shape[1..].iter().product())
+            })
             .collect();
         let noise = Tensor::from_data(TensorData::new(noise, shape), device);
         let timesteps: Vec<usize> = samples.map(|n| self.timestep(n)).collect();
@@ -200,11 +233,12 @@ impl Painting {
         Tensor::from_data(TensorData::new(weights, [count, 1, side, side]), device)
     }
 
-    /// Timesteps of a step's samples lie evenly apart, from a random start.
+    /// Timesteps of a step's families lie evenly apart, from a random start.
     fn timestep(&self, number: u64) -> usize {
         let (step, place) = (number / self.batch as u64, number % self.batch as u64);
+        let families = self.latents.family(self.batch as u64) as f32;
         let start = Stream::new(self.seed, step, "timestep").unit();
-        let share = (start + place as f32 / self.batch as f32).fract();
+        let share = (start + self.latents.family(place) as f32 / families).fract();
         (share * self.schedule.timesteps() as f32) as usize
     }
 }
@@ -223,11 +257,7 @@ pub fn velocity_loss(
     timesteps: &[usize],
     importance: Tensor<4>,
 ) -> Tensor<1> {
-    let weight = |&t: &usize| {
-        let snr = schedule.snr(t);
-        (snr + 1.0).min(5.0) / (snr + 1.0)
-    };
-    let weights: Vec<f32> = timesteps.iter().map(weight).collect();
+    let weights: Vec<f32> = timesteps.iter().map(|&t| weight(schedule.snr(t))).collect();
     let weights = TensorData::new(weights, [timesteps.len()]);
     let weights = Tensor::<1>::from_data(weights, &latents.device());
     let noisy = schedule.add_noise(latents.clone(), noise.clone(), timesteps);
@@ -238,10 +268,77 @@ pub fn velocity_loss(
     (error.mean_dim(1).squeeze_dim::<1>(1) * weights).mean()
 }
 
+fn weight(snr: f32) -> f32 {
+    (snr + 1.0).min(5.0) / (snr + 1.0)
+}
+
 /// `[batch, positions]`
 pub fn token_tensor(rows: impl Iterator<Item = Vec<u32>>, device: &Device) -> Tensor<2, Int> {
     let rows: Vec<Vec<u32>> = rows.collect();
     let shape = [rows.len(), rows.first().map_or(0, Vec::len)];
     let values: Vec<i64> = rows.into_iter().flatten().map(i64::from).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::school::vae_config;
+
+    #[test]
+    fn siblings_differ_in_the_expression_alone() {
+        let device = Device::flex();
+        let latents = Latents::new(vae_config().init(&device), 3, 96, 8, &device);
+        let latents = latents.with_siblings(4);
+        for family in 0..2 {
+            let examples: Vec<Example> = (0..4).map(|n| latents.example(4 * family + n)).collect();
+            let expressions: BTreeSet<Expression> =
+                examples.iter().map(|one| one.shot.expression).collect();
+            assert_eq!(expressions.len(), 4);
+            for one in &examples {
+                let mut shot = one.shot;
+                shot.expression = examples[0].shot.expression;
+                assert_eq!(shot, examples[0].shot);
+                let face = |one: &Example| crate::puppet::draw(&one.character, &shot, 96);
+                assert!(face(one) == face(&examples[0]), "another character");
+            }
+        }
+        // After the last picture kept, the first comes again.
+        assert_eq!(latents.example(9).shot, latents.example(1).shot);
+    }
+
+    #[test]
+    fn a_family_shares_its_noise_level_and_levels_are_spread_evenly() {
+        let device = Device::flex();
+        let latents = Latents::new(vae_config().init(&device), 3, 96, 64, &device);
+        let painting = Painting {
+            seed: 3,
+            batch: 16,
+            latents: latents.with_siblings(4),
+            tokenizer: Tokenizer::open(concat!(env!("CARGO_MANIFEST_DIR"), "/model/tokenizer"))
+                .expect("the tokenizer"),
+            schedule: NoiseSchedule::new(&scheduler_config()).expect("a schedule"),
+        };
+        let mut levels: Vec<usize> = (16..32).map(|n| painting.timestep(n)).collect();
+        levels.dedup();
+        levels.sort_unstable();
+        assert_eq!(levels.len(), 4);
+        assert!(
+            levels
+                .windows(2)
+                .all(|two| two[1].abs_diff(two[0] + 250) <= 1)
+        );
+    }
+
+    /// With the velocity, an error of 1 in the picture counts SNR + 1 times, but no more than 5 times.
+    #[test]
+    fn an_error_counts_by_how_much_noise_there_is() {
+        let schedule = NoiseSchedule::new(&scheduler_config()).expect("a schedule");
+        for (t, counts) in [(10, 5.0), (999, 1.0 + schedule.snr(999))] {
+            let snr = schedule.snr(t);
+            assert!((weight(snr) * (snr + 1.0) - counts).abs() < 1e-3, "{t}");
+        }
+    }
 }

@@ -5,15 +5,13 @@ mod likeness;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use image::RgbImage;
 use samecast_pocket::examiners::{
@@ -21,7 +19,7 @@ use samecast_pocket::examiners::{
     ShotExaminer, ShotModel, ShotTraining, crowd, gallery, measure_faces, measure_shots,
 };
 use samecast_pocket::puppet::{Caption, Character, Sex, read};
-use samecast_pocket::school::{Lesson, Progress, Pupil, save_module};
+use samecast_pocket::school::{Lesson, Pupil, save_module};
 
 /// Trains the examiners on pictures that the puppet draws, measures them on held-out characters, and has them judge generated pictures.
 #[derive(Parser, Debug)]
@@ -157,9 +155,8 @@ impl Run {
         };
         let mut pupil = Pupil::new(ShotModel::new(&training), lesson, &self.runs)?;
         let task = ShotTraining { seed: self.seed };
-        self.learn(&mut pupil, |model, samples| {
-            task.loss(model, samples, &training)
-        })?;
+        let loss = |model: &_, samples| task.loss(model, samples, &training);
+        pupil.learn(loss, self.minutes, &STOP)?;
         save(&pupil.averaged().valid(), &folder.join(ShotExaminer::FILE))
     }
 
@@ -180,31 +177,12 @@ impl Run {
         };
         let mut pupil = Pupil::new(FacePupil::new(&training), lesson, &self.runs)?;
         let task = FaceTraining { seed: self.seed };
-        self.learn(&mut pupil, |model, samples| {
-            task.loss(model, samples, &training)
-        })?;
+        let loss = |model: &_, samples| task.loss(model, samples, &training);
+        pupil.learn(loss, self.minutes, &STOP)?;
         save(
             &pupil.averaged().valid().model,
             &folder.join(FaceExaminer::FILE),
         )
-    }
-
-    /// Trains on until the run's end, its time's end, or Ctrl-C.
-    fn learn<M: Module + Sync>(
-        &self,
-        pupil: &mut Pupil<M>,
-        loss: impl Fn(&M, Range<u64>) -> Tensor<1> + Sync,
-    ) -> Result<()> {
-        let start = Instant::now();
-        let limit = self.minutes.map(|m| Duration::from_secs_f64(m * 60.0));
-        let (size, done) = (pupil.size(), pupil.done());
-        eprintln!("{size} numbers; {done} of {} steps done", self.steps);
-        let go_on = |progress: Progress| {
-            let Progress { step, loss, speed } = progress;
-            eprintln!("step {step}: loss {loss:.5}, {speed:.1} samples/s");
-            !STOP.load(Ordering::Relaxed) && limit.is_none_or(|limit| start.elapsed() < limit)
-        };
-        Ok(pupil.learn(loss, go_on)?)
     }
 }
 

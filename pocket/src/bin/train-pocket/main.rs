@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use burn::module::Module;
@@ -16,10 +15,9 @@ use ip_adapter::{IpAdapter, Options};
 use samecast_pocket::model;
 use samecast_pocket::puppet::{Character, Shot, caption};
 use samecast_pocket::school::{
-    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Portraying, Progress, Pupil,
-    SIZE, Studio, clip_name, clip_vision_config, load_module, measure_clip, measure_vae,
-    save_module, scheduler_config, text_config, train_tokenizer, vae_config, write_clip,
-    write_configs,
+    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Portraying, Pupil, SIZE,
+    Studio, clip_name, clip_vision_config, load_module, measure_clip, measure_vae, save_module,
+    scheduler_config, text_config, train_tokenizer, vae_config, write_clip, write_configs,
 };
 use sd_diffusion::NoiseSchedule;
 use sd_vae::{AutoencoderKL, VaeConfig};
@@ -53,7 +51,13 @@ enum Command {
     /// The VAE
     Vae(Run),
     /// Text encoder and UNet; needs tokenizer and VAE
-    Painter(Run),
+    Painter {
+        /// So many samples in a row differ in the expression alone: 1, 2 or 4
+        #[arg(long, default_value_t = 1, value_parser = siblings)]
+        siblings: u64,
+        #[command(flatten)]
+        run: Run,
+    },
     /// The image encoder and the text encoder that the score is made with; needs the tokenizer
     Clip(Run),
     /// An IP-Adapter; needs all of the above
@@ -113,6 +117,14 @@ struct Run {
     from_model: bool,
 }
 
+/// A batch and each of its halves are whole families.
+fn siblings(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(count @ (1 | 2 | 4)) => Ok(count),
+        _ => Err("1, 2 or 4 is expected".to_owned()),
+    }
+}
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
@@ -126,7 +138,7 @@ fn main() -> ExitCode {
         .and_then(|()| match &cli.command {
             Command::Tokenizer { text } => cli.train_tokenizer(text),
             Command::Vae(run) => cli.vae(run),
-            Command::Painter(run) => cli.painter(run),
+            Command::Painter { siblings, run } => cli.painter(*siblings, run),
             Command::Clip(run) => cli.clip(run),
             Command::IpAdapter { kind, run } => cli.ip_adapter(*kind, run),
             Command::Seal => cli.seal(),
@@ -142,25 +154,16 @@ fn main() -> ExitCode {
 }
 
 impl Run {
-    /// Trains on until the run's end, its time's end, or Ctrl-C.
+    /// Trains on until the run's end, its time's end, or Ctrl-C; not at all if what there is is wanted.
     fn learn<M: Module + Sync>(
         &self,
         pupil: &mut Pupil<M>,
         loss: impl Fn(&M, Range<u64>) -> Tensor<1> + Sync,
     ) -> Result<()> {
-        let start = Instant::now();
-        let limit = self.minutes.map(|m| Duration::from_secs_f64(m * 60.0));
-        let (size, done) = (pupil.size(), pupil.done());
-        eprintln!("{size} numbers; {done} of {} steps done", self.steps);
-        if self.export {
-            return Ok(());
+        match self.export {
+            true => Ok(()),
+            false => Ok(pupil.learn(loss, self.minutes, &STOP)?),
         }
-        let go_on = |progress: Progress| {
-            let Progress { step, loss, speed } = progress;
-            eprintln!("step {step}: loss {loss:.5}, {speed:.1} samples/s");
-            !STOP.load(Ordering::Relaxed) && limit.is_none_or(|limit| start.elapsed() < limit)
-        };
-        Ok(pupil.learn(loss, go_on)?)
     }
 }
 
@@ -220,7 +223,7 @@ impl Cli {
         Ok(save_module(&model, &self.weights("vae"), own_name)?)
     }
 
-    fn painter(&self, run: &Run) -> Result<()> {
+    fn painter(&self, siblings: u64, run: &Run) -> Result<()> {
         let device = self.device();
         let training = device.clone().autodiff();
         let lesson = Lesson {
@@ -242,7 +245,8 @@ impl Cli {
             Painter::new(self.vocabulary()?, &training)
         };
         let mut pupil = Pupil::new(painter, lesson, &self.runs)?;
-        let task = self.painting(&device)?;
+        let mut task = self.painting(&device)?;
+        task.latents = task.latents.with_siblings(siblings);
         run.learn(&mut pupil, |model, samples| {
             task.loss(model, samples, &training)
         })?;
