@@ -302,8 +302,8 @@ pub struct Generate {
     /// Merge this share of alike positions in the finest self-attention, 0 to 0.75: faster, and another picture; 0 is off
     #[arg(long, default_value_t = 0.0, value_name = "RATIO")]
     pub token_merging: f64,
-    /// Decode the picture in tiles of this side, a multiple of 32 (512 is usual): far less memory for a large picture, and slightly other
-    /// colours; 0 is off
+    /// Decode the picture, and encode --init-image, in tiles of this side, a multiple of 32 (512 is usual): far less memory for a large
+    /// picture, and slightly other colours; 0 is off
     #[arg(long, default_value_t = 0, value_name = "PIXELS")]
     pub vae_tile: usize,
     /// Share of the noise that sampler tcd makes anew in every step, 0 to 1 [default: 0.3]

@@ -51,7 +51,7 @@ pub struct Request {
     pub deep_cache: usize,
     /// The share of positions that the finest level's self-attention merges, 0 to 0.75 ([`TokenMerging`]). 0 merges none.
     pub token_merging: f64,
-    /// Side of the tiles in pixels that the VAE decodes one after the other, a multiple of four cells; 0 decodes the picture whole
+    /// Side of the tiles in pixels that the VAE encodes and decodes one after the other, a multiple of four cells; 0 takes pictures whole
     /// ([`decode_tiled`](sd_vae::AutoencoderKL::decode_tiled)).
     pub vae_tile: usize,
     /// References that the picture is steered by, through one adapter each. They add up, and each sees its own alone.
@@ -421,7 +421,11 @@ impl StableDiffusion {
         match (&request.init, steps.first()) {
             (Some(init), Some(first)) => {
                 let picture = lanczos(&init.picture, request.width as u32, request.height as u32);
-                let posterior = self.vae.encode(from_picture(&picture, &device));
+                let picture = from_picture(&picture, &device);
+                let posterior = match request.vae_tile / cell {
+                    0 => self.vae.encode(picture),
+                    cells => self.vae.encode_tiled(picture, cells),
+                };
                 let one = [1, shape[1], shape[2], shape[3]];
                 let latent = posterior.sample(draw(one)).repeat_dim(0, request.count);
                 sampler.add_noise(latent, draw(shape), first)

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, FloatDType};
 
-use crate::{Checkpoint, MatrixType, OpenOptions, Part, Request, StableDiffusion, StoredType};
+use crate::{Checkpoint, MatrixType, OpenOptions, Part, Request, StoredType};
 
 /// Bytes that activations take for each pixel of a batch, at most at once: the VAE's in drawing, the UNet's in denoising, a block of it in
 /// training with gradient checkpointing, all of it without. They are what peaks at 512×512 on the CPU left beside the weights.
@@ -22,7 +22,7 @@ pub struct WeightsMemory {
 }
 
 impl WeightsMemory {
-    /// Those of an opened checkpoint, as [`StableDiffusion::load`] will keep them.
+    /// Those of an opened checkpoint, as [`StableDiffusion::load`](crate::StableDiffusion::load) will keep them.
     pub fn of(checkpoint: &Checkpoint, options: &OpenOptions, dtype: FloatDType) -> Self {
         let part = |part: Part, dtype: FloatDType, matrices: MatrixType| -> u64 {
             let weights = checkpoint.weights(part);
@@ -50,13 +50,13 @@ impl WeightsMemory {
         self.text_encoder + self.unet + self.vae
     }
 
-    /// With what [`StableDiffusion::generate`] needs beside them.
+    /// With what [`StableDiffusion::generate`](crate::StableDiffusion::generate) needs beside them.
     pub fn to_draw(&self, request: &Request) -> u64 {
         let more = denoising(request).max(decoding(request));
         self.total().saturating_add(more)
     }
 
-    /// With what [`StableDiffusion::generate_once`] needs beside them: when it decodes, the other parts are gone.
+    /// With what [`StableDiffusion::generate_once`](crate::StableDiffusion::generate_once) needs beside them: when it decodes, the other parts are gone.
     pub fn to_draw_once(&self, request: &Request) -> u64 {
         let whole = self.total().saturating_add(denoising(request));
         whole.max(self.vae.saturating_add(decoding(request)))

@@ -448,6 +448,21 @@ fn tiles_decode_a_picture_much_like_it_is() {
     assert_eq!(picture(96), full);
     let (mean, _) = difference(&picture(64), &full);
     assert!(mean > 0.0 && mean < 25.0, "{mean}");
+    // A picture to begin with is read in tiles too.
+    let begun = |vae_tile| {
+        let request = Request {
+            vae_tile,
+            init: Some(InitImage {
+                picture: full.clone(),
+                strength: 0.4,
+            }),
+            ..whole.clone()
+        };
+        let latents = draw(&request).unwrap().latents;
+        latents.into_data().iter::<f32>().collect::<Vec<f32>>()
+    };
+    let apart = relative_error(&begun(64), &begun(0));
+    assert!(apart > 1e-4 && apart < 0.5, "{apart}");
     let odd = Request {
         vae_tile: 50,
         ..whole.clone()

@@ -59,12 +59,21 @@ impl AutoencoderKL {
     /// # Panics
     /// If the image has not the model's channels.
     pub fn encode(&self, image: Tensor<4>) -> Posterior {
+        self.posterior(self.moments(image))
+    }
+
+    /// Mean and log variance of a picture's latents, `[batch, 2 · latent_channels, height / 8, width / 8]`, in the VAE's own units.
+    pub(crate) fn moments(&self, image: Tensor<4>) -> Tensor<4> {
         assert_shape!(image, [_, self.config.in_channels, _, _]);
         let hidden = self.encoder.forward(image);
-        let moments = match &self.quant_conv {
+        match &self.quant_conv {
             Some(conv) => sd_kernels::conv2d(hidden, conv),
             None => hidden,
-        };
+        }
+    }
+
+    /// The distribution that moments tell of.
+    pub(crate) fn posterior(&self, moments: Tensor<4>) -> Posterior {
         let mut halves = moments.chunk(2, 1).into_iter();
         let (Some(mean), Some(log_variance)) = (halves.next(), halves.next()) else {
             unreachable!("the encoder gives mean and log variance");

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use parity::{Fixture, device, reference};
-use sd_vae::{AutoencoderKL, VaeConfig};
+use sd_vae::{AutoencoderKL, Posterior, VaeConfig};
 
 #[test]
 fn stable_diffusion_1_has_83_653_863_parameters() {
@@ -63,4 +63,18 @@ fn decoding_in_tiles_is_diffusers() {
     fixture.assert_close("decoded", vae.decode_tiled(latent.clone(), 8), 1e-5);
     // What fits one tile is decoded as ever.
     fixture.assert_close("whole", vae.decode_tiled(latent, 20), 1e-5);
+}
+
+#[test]
+fn encoding_in_tiles_is_diffusers() {
+    let vae = open("odd/vae-three-levels");
+    let fixture = Fixture::open(reference().join("vae_tiles.safetensors"));
+    let scale = vae.config().scaling_factor;
+    let image = fixture.tensor::<4>("image");
+    let mean = |posterior: Posterior| posterior.mean / scale;
+    let tiled = vae.encode_tiled(image.clone(), 8);
+    let log_variance = (tiled.deviation.clone() / scale).log() * 2.0;
+    fixture.assert_close("mean", mean(tiled), 1e-5);
+    fixture.assert_close("logvar", log_variance, 1e-5);
+    fixture.assert_close("whole_mean", mean(vae.encode_tiled(image, 20)), 1e-5);
 }
