@@ -156,11 +156,10 @@ pub struct Opening<'a> {
     options: OpenOptions,
     dtype: FloatDType,
     device: &'a Device,
-    hash: JoinHandle<Option<String>>,
 }
 
 impl<'a> Opening<'a> {
-    /// Opens a model's files, and begins to compute their hash, which takes a while and is wanted only at the end.
+    /// Opens a model's files.
     ///
     /// # Errors
     /// If the files are no model of ours.
@@ -171,10 +170,6 @@ impl<'a> Opening<'a> {
         device: &'a Device,
         console: &Console,
     ) -> Result<Self, Failure> {
-        let hash = std::thread::spawn({
-            let model = model.model.clone();
-            move || provenance::model_hash(&model)
-        });
         console.note(format_args!("opening {}", model.model.display()));
         let options = OpenOptions {
             unet_matrices: precision.matrices(device),
@@ -193,7 +188,6 @@ impl<'a> Opening<'a> {
             options,
             dtype,
             device,
-            hash,
         })
     }
 
@@ -255,14 +249,16 @@ impl<'a> Opening<'a> {
         check_memory(&what, needed, self.device, &ways)
     }
 
-    /// Reads the weights. The model's hash comes when it is asked for.
+    /// Reads the weights, and then begins to compute the model's hash, which is wanted only at the end.
     ///
     /// # Errors
     /// If the weights do not fit.
     pub fn load(self) -> Result<(StableDiffusion, JoinHandle<Option<String>>), Failure> {
         let (checkpoint, options) = (&self.checkpoint, &self.options);
         let model = StableDiffusion::load(checkpoint, options, self.dtype, self.device).input()?;
-        Ok((model, self.hash))
+        let path = checkpoint.path().to_path_buf();
+        let hash = std::thread::spawn(move || provenance::model_hash(&path));
+        Ok((model, hash))
     }
 }
 

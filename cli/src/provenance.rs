@@ -1,7 +1,7 @@
 //! What a picture says of how it was made: A1111's text, which people and programs read, and a JSON object with the hash of every file.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -77,7 +77,8 @@ impl Named {
 /// SHA-256 of a file, in lower-case hexadecimal.
 pub fn sha256(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
-    io::copy(&mut File::open(path)?, &mut HashWriter(&mut hasher))?;
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+    io::copy(&mut file, &mut HashWriter(&mut hasher))?;
     Ok(hasher
         .finalize()
         .iter()

@@ -198,19 +198,25 @@ fn check_room(
 ) -> Result<(), Failure> {
     let weights = WeightsMemory::of(checkpoint, options, FloatDType::F32);
     let (side, batch) = (config.resolution, config.batch_size);
-    let with = |side, batch| weights.to_train(side, batch);
-    let mut smaller = vec![];
+    let needed = weights.to_train(side, batch, config.gradient_checkpointing);
+    let with = |side, batch| weights.to_train(side, batch, true);
+    let (mut way, mut smaller) = (vec![], vec![]);
+    if !config.gradient_checkpointing {
+        way.push("--gradient-checkpointing true".to_owned());
+        smaller.push((way.join(" "), with(side, batch)));
+    }
     if batch > 1 {
-        smaller.push(("--batch-size 1".to_owned(), with(side, 1)));
+        way.push("--batch-size 1".to_owned());
+        smaller.push((way.join(" "), with(side, 1)));
     }
     for smaller_side in [512, 384, 256] {
         if smaller_side < side {
-            let way = format!("--resolution {smaller_side} --batch-size 1");
-            smaller.push((way, with(smaller_side, 1)));
+            let way = format!("{} --resolution {smaller_side}", way.join(" "));
+            smaller.push((way.trim_start().to_owned(), with(smaller_side, 1)));
         }
     }
     let what = format!("--resolution {side} --batch-size {batch}");
-    check_memory(&what, with(side, batch), device, &smaller)
+    check_memory(&what, needed, device, &smaller)
 }
 
 /// Keeps a run's state, and its losses where there is a file for them.

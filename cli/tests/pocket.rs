@@ -3,9 +3,14 @@
 mod common;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use common::{program, samecast};
 use serde_json::Value;
+
+/// Numbers of two men.
+const OWN: &str = "8";
+const OTHER: &str = "10";
 
 #[test]
 fn the_model_within_draws_wherever_the_program_is() {
@@ -101,25 +106,60 @@ fn the_model_within_draws_what_diffusers_draws_with_it() {
     }
 }
 
-/// Twenty pictures with the LoRA are more like the character than the same twenty without it, by more than twice what chance explains.
-#[test]
-fn training_makes_pictures_more_like_the_character() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let out = folder.path().join("demo");
+/// What `samecast demo` leaves for a character, and its exit status.
+fn demo(folder: &Path, character: &str, steps: &str, seeds: &str) -> (Value, Option<i32>) {
     let run = samecast([
         "demo",
+        "--character",
+        character,
         "--steps",
-        "300",
+        steps,
         "--seeds",
-        "4",
+        seeds,
+        "--device",
+        "cpu",
         "--quiet",
         "--out",
-        out.to_str().expect("a path in UTF-8"),
+        folder.to_str().expect("a path in UTF-8"),
     ]);
-    let report = out.join("drama-assets/episodes/demo/verify.json");
+    let report = folder.join("drama-assets/episodes/demo/verify.json");
     let report = fs::read_to_string(report).unwrap_or_else(|_| panic!("{}", run.stderr));
-    let report: Value = serde_json::from_str(&report).expect("JSON");
-    let number = |key: &str| report[key].as_f64().expect("a number");
-    assert!(number("gain") > 0.1, "{report}");
-    assert!(number("certainty") > 2.0, "{report}");
+    (serde_json::from_str(&report).expect("JSON"), run.status)
+}
+
+/// Twenty pictures with the LoRA are more like the character than the same twenty without it, by more than twice what chance explains, and
+/// so much that the character counts as consistent; another person's LoRA does not make it so.
+#[test]
+fn training_makes_pictures_like_the_character_and_no_other() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (own, other) = (folder.path().join("own"), folder.path().join("other"));
+    let (report, status) = demo(&own, OWN, "400", "4");
+    let number = |report: &Value, key: &str| report[key].as_f64().expect("a number");
+    assert!(number(&report, "gain") > 0.1, "{report}");
+    assert!(number(&report, "certainty") > 2.0, "{report}");
+    assert_eq!(report["consistent"], true, "{report}");
+    assert_eq!(status, Some(0));
+
+    demo(&other, OTHER, "200", "1");
+    let path = |path: PathBuf| path.to_str().expect("a path in UTF-8").to_owned();
+    let run = samecast([
+        "character",
+        "verify",
+        "mira",
+        "--library",
+        &path(own.join("drama-assets")),
+        "--lora",
+        &path(other.join("drama-assets/characters/mira/lora/mira_v1.safetensors")),
+        "--seeds",
+        "2",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--json",
+        "--out",
+        &path(folder.path().join("verify")),
+    ]);
+    assert_eq!(run.status, Some(1), "{}", run.stderr);
+    let report: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert_eq!(report["consistent"], false, "{report}");
 }

@@ -87,6 +87,9 @@ struct Judge {
     /// The character that they should show; its rank among 50 is told for each picture
     #[arg(long, value_name = "N")]
     character: Option<u64>,
+    /// Names the pictures whose expression is read otherwise
+    #[arg(long)]
+    misread: bool,
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -265,6 +268,17 @@ impl Judge {
             let agrees = reading.agrees(asked.sex, &asked.shot(0));
             for (right, agrees) in right.iter_mut().zip(agrees) {
                 *right += usize::from(agrees);
+            }
+            let (wanted, seen) = (asked.expression, reading.expression);
+            if self.misread && seen.value != wanted {
+                say(&format!(
+                    "{}: {wanted:?} read as {:?}, {}, {:?}, {:?}",
+                    picture.name,
+                    seen.value,
+                    percent(seen.probability.into()),
+                    asked.angle,
+                    asked.lighting
+                ))?;
             }
         }
         say(&format!(

@@ -55,6 +55,9 @@ enum Command {
         /// So many samples in a row differ in the expression alone: 1, 2 or 4
         #[arg(long, default_value_t = 1, value_parser = siblings)]
         siblings: u64,
+        /// Highest learning rate
+        #[arg(long, default_value_t = 1e-3)]
+        rate: f64,
         #[command(flatten)]
         run: Run,
     },
@@ -138,7 +141,11 @@ fn main() -> ExitCode {
         .and_then(|()| match &cli.command {
             Command::Tokenizer { text } => cli.train_tokenizer(text),
             Command::Vae(run) => cli.vae(run),
-            Command::Painter { siblings, run } => cli.painter(*siblings, run),
+            Command::Painter {
+                siblings,
+                rate,
+                run,
+            } => cli.painter(*siblings, *rate, run),
             Command::Clip(run) => cli.clip(run),
             Command::IpAdapter { kind, run } => cli.ip_adapter(*kind, run),
             Command::Seal => cli.seal(),
@@ -223,7 +230,7 @@ impl Cli {
         Ok(save_module(&model, &self.weights("vae"), own_name)?)
     }
 
-    fn painter(&self, siblings: u64, run: &Run) -> Result<()> {
+    fn painter(&self, siblings: u64, rate: f64, run: &Run) -> Result<()> {
         let device = self.device();
         let training = device.clone().autodiff();
         let lesson = Lesson {
@@ -231,7 +238,7 @@ impl Cli {
             batch: 32,
             parts: 2,
             steps: run.steps,
-            rate: 1e-3,
+            rate,
             warmup: 300,
             cooldown: 0.3,
             beta2: 0.99,
@@ -265,7 +272,7 @@ impl Cli {
             parts: 2,
             steps: run.steps,
             rate: 1e-3,
-            warmup: 300,
+            warmup: 300.min(run.steps / 8),
             cooldown: 0.5,
             beta2: 0.99,
             decay: 0.05,
@@ -314,7 +321,7 @@ impl Cli {
             parts: 2,
             steps: run.steps,
             rate: 1e-3,
-            warmup: 200,
+            warmup: 200.min(run.steps / 8),
             cooldown: 0.5,
             beta2: 0.99,
             decay: 0.01,
