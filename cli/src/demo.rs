@@ -187,17 +187,19 @@ pub fn run(args: &Demo, common: &Common) -> Result<Value, Failure> {
     ]));
     match (&adapter, &encoder) {
         (Some(adapter), Some(encoder)) => {
-            let reference = portrait_of(&shots);
+            let best = portrait_of(&shots);
+            let region = face(&character, &shots[best..=best], args.size);
             let reference = args
                 .out
                 .join(LIBRARY)
                 .join("characters")
                 .join(NAME)
                 .join("reference")
-                .join(reference);
+                .join(format!("{:03}.png", best + 1));
             verify.extend(line(&["--ip-adapter", &text("ip-adapter", adapter)?]));
             verify.extend(line(&["--image-encoder", &text("image-encoder", encoder)?]));
             verify.extend(line(&["--ip-image", &text("out", &reference)?]));
+            verify.extend(line(&["--ip-region", &region]));
         }
         _ => console.note(
             "note: the model has no IP-Adapter beside it, so no picture is drawn from a reference",
@@ -364,8 +366,8 @@ fn portrait(character: &Character) -> String {
     )
 }
 
-/// The picture that shows the face best: from the front, calm, in plain light, before a backdrop, as far as there is one.
-fn portrait_of(shots: &[Shot]) -> String {
+/// The place of the picture that shows the face best: from the front, calm, in plain light, before a backdrop, as far as there is one.
+fn portrait_of(shots: &[Shot]) -> usize {
     let suits = |shot: &Shot| {
         let good = [
             4 * usize::from(shot.angle == Angle::Front),
@@ -377,7 +379,7 @@ fn portrait_of(shots: &[Shot]) -> String {
     };
     // The first of the best.
     let best = (0..shots.len()).rev().max_by_key(|&at| suits(&shots[at]));
-    format!("{:03}.png", best.unwrap_or(0) + 1)
+    best.unwrap_or(0)
 }
 
 /// A square around the face in all pictures, as shares of a picture: the mean of where it is, and a tenth more for the hair.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use character_library::FaceRegion;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use ip_adapter::{LayerWeights, Uncond};
@@ -51,6 +52,8 @@ pub struct AdapterOptions {
     pub uncond: Option<Uncond>,
     /// How a picture gets into a square.
     pub fit: Option<FitChoice>,
+    /// The part of its references that it sees.
+    pub region: Option<FaceRegion>,
 }
 
 /// How several references are taken together.
@@ -127,6 +130,10 @@ struct Flat {
     /// How a picture that is not square gets into a square [default: crop]
     #[arg(long, value_enum, value_name = "HOW")]
     ip_fit: Vec<FitChoice>,
+    /// The part of the references that the adapter sees, the face for a plus-face adapter: left edge, upper edge and side of a square, as
+    /// shares of the middle square [default: all]
+    #[arg(long, value_name = "LEFT,TOP,SIDE")]
+    ip_region: Vec<FaceRegion>,
     /// Face embeddings for a FaceID adapter: a .safetensors with one tensor, 512 or faces x 512, or a JSON list
     #[arg(long, value_name = "FILE")]
     ip_face: Vec<PathBuf>,
@@ -246,6 +253,7 @@ fn group(flat: Flat, places: impl Fn(&str) -> Vec<usize>) -> Result<IpOptions, S
     one!(ip_negative => negative);
     one!(ip_uncond => uncond);
     one!(ip_fit => fit);
+    one!(ip_region => region);
     one!(ip_face => face);
     one!(ip_face_version => face_version);
     match flat.image_encoder.as_slice() {
@@ -309,6 +317,11 @@ impl AdapterOptions {
         if self.images.is_empty() && self.negative.is_none() && self.fit.is_some() {
             return Err(format!(
                 "--ip-fit of {file} is of no use without --ip-image"
+            ));
+        }
+        if self.images.is_empty() && self.region.is_some() {
+            return Err(format!(
+                "--ip-region of {file} is of no use without --ip-image"
             ));
         }
         if self.combine == Some(Combine::Average) && self.masks.len() > 1 {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::{Device, FloatDType};
+use character_library::FaceRegion;
 use clip_vision::{Fit, on_white};
 use image::{Rgb, RgbImage};
 use ip_adapter::FaceIdPlus;
@@ -267,8 +268,13 @@ fn open_adapter(
         Ok(mask_of(&picture.into_rgb8()))
     });
     let negative = options.negative.as_slice();
+    let region = options.region.unwrap_or_default();
+    let mut images = pictures("ip-image", &options.images)?;
+    if region != FaceRegion::WHOLE {
+        images = images.iter().map(|image| region.of(image)).collect();
+    }
     Ok(Opened {
-        images: pictures("ip-image", &options.images)?,
+        images,
         negative: pictures("ip-negative", negative)?.pop(),
         masks: masks.collect::<Result<_, Failure>>()?,
         faces: match &options.face {
@@ -353,6 +359,7 @@ pub fn record(options: &IpOptions) -> Vec<Value> {
                     FitChoice::Squash => "squash",
                     FitChoice::Pad => "pad",
                 },
+                "region": adapter.region,
             })
         })
         .collect()

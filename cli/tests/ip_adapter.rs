@@ -267,6 +267,27 @@ fn sha256(file: &Path) -> String {
 }
 
 #[test]
+fn the_part_that_an_adapter_sees_is_as_a_picture_of_that_part() {
+    let bench = Bench::new();
+    let whole = image::open(bench.path("wide.png"))
+        .expect("a picture")
+        .into_rgb8();
+    let (width, height) = whole.dimensions();
+    let (square, side) = (width.min(height), width.min(height) / 2);
+    let (left, top) = ((width - square) / 2, (height - square) / 2 + square / 4);
+    let part = image::imageops::crop_imm(&whole, left, top, side, side).to_image();
+    part.save(bench.path("part.png")).expect("a file");
+    let adapter = "--ip-adapter {}/ip-adapter.safetensors --image-encoder {}/encoder --no-ip-cache";
+    let draw = |options: &str| {
+        bench.draw(&format!("{adapter} {options}")).done();
+        pixels(&bench.path("made/a.png"))
+    };
+    let cut = draw("--ip-image {}/wide.png --ip-region 0,0.25,0.5");
+    assert_eq!(cut, draw("--ip-image {}/part.png"));
+    assert_ne!(cut, draw("--ip-image {}/wide.png"));
+}
+
+#[test]
 fn a_picture_says_what_it_was_steered_by() {
     let bench = Bench::new();
     let options = "--ip-image {}/wide.png --ip-mask {}/mask.png --ip-scale 0.8 --ip-end 0.75 --ip-weights 5:1,6:0.5";
@@ -300,6 +321,7 @@ fn a_picture_says_what_it_was_steered_by() {
             "negative": null,
             "uncond": "reference",
             "fit": "crop",
+            "region": null,
         }])
     );
     let hashes: Vec<(String, String)> = list(&record["files"])
@@ -455,6 +477,7 @@ fn numbers_out_of_their_range() {
         ("--ip-uncond mine", "`mine` is no unconditional input"),
         ("--ip-combine sum", "--ip-combine"),
         ("--ip-fit stretch", "--ip-fit"),
+        ("--ip-region 0.5,0.5,0.6", "--ip-region"),
         ("--ip-face-version 1", "a version is for FaceID-Plus alone"),
         (
             "--ip-uncond comfy --ip-negative {}/wide.png",
