@@ -133,7 +133,7 @@ fn demo(folder: &Path, character: &str, steps: &str, seeds: &str) -> (Value, Opt
 fn training_makes_pictures_like_the_character_and_no_other() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (own, other) = (folder.path().join("own"), folder.path().join("other"));
-    let (report, status) = demo(&own, OWN, "400", "4");
+    let (report, status) = demo(&own, OWN, "600", "2");
     let number = |report: &Value, key: &str| report[key].as_f64().expect("a number");
     assert!(number(&report, "gain") > 0.1, "{report}");
     assert!(number(&report, "certainty") > 2.0, "{report}");

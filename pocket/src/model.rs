@@ -4,7 +4,8 @@
 //! | folder | what |
 //! |---|---|
 //! | `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/` | the model, as diffusers opens it |
-//! | `clip/` | image encoder and text encoder in one space, a transformers `CLIPModel`, for the score |
+//! | `clip/` | image encoder and text encoder in one space, a transformers `CLIPModel`, for the score and the adapters |
+//! | `ip_adapter/` | a base and a plus-type IP-Adapter |
 
 use std::fmt::Write;
 use std::fs;
@@ -32,6 +33,8 @@ files!(
     "clip/special_tokens_map.json",
     "clip/tokenizer_config.json",
     "clip/vocab.json",
+    "ip_adapter/ip-adapter-plus.safetensors",
+    "ip_adapter/ip-adapter.safetensors",
     "model_index.json",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
