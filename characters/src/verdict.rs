@@ -32,8 +32,8 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         Self {
-            margin: 0.35,
-            share: 0.8,
+            margin: 0.5,
+            share: 0.6,
             certainty: 2.0,
         }
     }

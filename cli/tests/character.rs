@@ -299,8 +299,8 @@ fn a_verification_scores_and_shows_everything() {
     // Nothing is asked of the LoRA, so that the verdict hangs on no number.
     let settings = mira(&library).join("character.toml");
     let lenient = [
-        ("margin = 0.35", "margin = 0.0"),
-        ("share = 0.8", "share = 0.0"),
+        ("margin = 0.5", "margin = 0.0"),
+        ("share = 0.6", "share = 0.0"),
         ("certainty = 2.0", "certainty = 0.0"),
     ];
     change(&settings, &lenient);
@@ -437,8 +437,8 @@ fn the_verdict_is_the_exit_status() {
     change(
         &settings,
         &[
-            ("margin = 0.35", "margin = 1.0"),
-            ("share = 0.8", "share = 1.0"),
+            ("margin = 0.5", "margin = 1.0"),
+            ("share = 0.6", "share = 1.0"),
             ("certainty = 2.0", "certainty = 10.0"),
         ],
     );
