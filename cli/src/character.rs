@@ -9,7 +9,7 @@ use character_library::{
 };
 use clap::Args;
 use lora_core::Lora;
-use sd_pipeline::Request;
+use sd_pipeline::{Request, WeightsMemory};
 use serde_json::{Value, json};
 
 use crate::args::{Common, LoraChoice, Model, Prediction, Steps, TrainOptions};
@@ -352,7 +352,7 @@ pub fn sheet(args: &Sheet, common: &Common) -> Result<Value, Failure> {
     let dtype = common.precision.on(&device)?;
     let mut watch = Stopwatch::start();
     let opening = Opening::begin(&model_args, common.precision, dtype, &device, &console)?;
-    opening.check_memory(&request, false)?;
+    opening.check_memory(&request, WeightsMemory::to_draw)?;
     let (model, hash) = opening.load()?;
     let model = model.with_lora(&lora, choice.scale).input()?;
     let bar = console.bar("drawing", 0);

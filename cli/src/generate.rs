@@ -87,7 +87,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     let references = references.draw(&opening.layers, dtype, &device, &console)?;
     request.image_prompts = references.prompts;
     let encoding = watch.lap();
-    opening.check_memory(&request, true)?;
+    opening.check_memory(&request, WeightsMemory::to_draw_once)?;
     let (mut model, hash) = opening.load()?;
     model.check(&request).input()?;
     model = with_adapters(model, &references.adapters)?;
@@ -191,21 +191,21 @@ impl<'a> Opening<'a> {
         })
     }
 
-    /// Refuses pictures for which the memory does not suffice, with the model. `once`: nothing else is drawn after them.
+    /// Refuses pictures for which the memory does not suffice, with the model. `need` tells how much that is.
     ///
     /// # Errors
     /// If it does not.
-    pub fn check_memory(&self, request: &Request, once: bool) -> Result<(), Failure> {
+    pub fn check_memory(
+        &self,
+        request: &Request,
+        need: fn(&WeightsMemory, &Request) -> u64,
+    ) -> Result<(), Failure> {
         let weights = |matrices| {
             let options = OpenOptions {
                 unet_matrices: matrices,
                 ..self.options.clone()
             };
             WeightsMemory::of(&self.checkpoint, &options, self.dtype)
-        };
-        let need = |weights: &WeightsMemory, request: &Request| match once {
-            true => weights.to_draw_once(request),
-            false => weights.to_draw(request),
         };
         let mut kept = weights(self.options.unet_matrices);
         let short = weights(MatrixType::As(FloatDType::F16));

@@ -10,7 +10,7 @@ use character_library::{
 use clap::Args;
 use image::RgbImage;
 use lora_core::Lora;
-use sd_pipeline::{Clip, Request, StableDiffusion};
+use sd_pipeline::{Clip, Request, StableDiffusion, WeightsMemory};
 use serde_json::{Value, json};
 
 use crate::args::{Common, LoraChoice, Model};
@@ -94,7 +94,7 @@ pub fn run(args: &Verify, common: &Common) -> Result<Value, Failure> {
     let adapters = References::open(&ip, dtype, &device, &console)?;
     let opening = Opening::begin(&model_args, common.precision, dtype, &device, &console)?;
     let made = adapters.draw(&opening.layers, dtype, &device, &console)?;
-    opening.check_memory(&request, false)?;
+    opening.check_memory(&request, WeightsMemory::to_draw)?;
     let (base, hash) = opening.load()?;
     let with_reference = match made.prompts.is_empty() {
         true => None,

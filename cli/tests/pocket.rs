@@ -127,7 +127,7 @@ fn demo(folder: &Path, character: &str, steps: &str, seeds: &str) -> (Value, Opt
     (serde_json::from_str(&report).expect("JSON"), run.status)
 }
 
-/// Twenty pictures with the LoRA are more like the character than the same twenty without it, by more than twice what chance explains, and
+/// Ten pictures with the LoRA are more like the character than the same ten without it, by more than twice what chance explains, and
 /// so much that the character counts as consistent; another person's LoRA does not make it so.
 #[test]
 fn training_makes_pictures_like_the_character_and_no_other() {

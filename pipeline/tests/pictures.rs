@@ -509,7 +509,7 @@ fn memory_is_told_before_it_is_taken() {
     assert_eq!(drawing(1024, 0), 4 * drawing(512, 0));
     assert!(drawing(1024, 512) < drawing(1024, 0));
     assert_eq!(drawing(256, 512), drawing(256, 0));
-    // Drawn once, the other parts' weights are gone when the picture is decoded; denoising needs them all.
+    // Drawn once, the other parts' weights are gone when the picture is decoded.
     let one = request(512, 0, 1);
     assert_eq!(
         whole.to_draw(&one) - whole.to_draw_once(&one),

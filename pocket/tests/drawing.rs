@@ -17,6 +17,15 @@ const SHOT: Shot = Shot {
     seed: 5,
 };
 
+/// The usual shot from another side, with another look.
+fn look(angle: Angle, expression: Expression) -> Shot {
+    Shot {
+        angle,
+        expression,
+        ..SHOT
+    }
+}
+
 /// Mean of the differences of two pictures' bytes.
 fn difference(a: &RgbImage, b: &RgbImage) -> f64 {
     let sum: u64 = a
@@ -185,11 +194,7 @@ fn a_look_changes_the_face_box_alone() {
     for seed in 0..6 {
         let character = Character::from_seed(seed);
         for angle in Angle::ALL {
-            let shot = |expression| Shot {
-                expression,
-                angle: *angle,
-                ..SHOT
-            };
+            let shot = |expression| look(*angle, expression);
             let calm = draw(&character, &shot(Expression::Neutral), 96);
             let area = face_box(&character, &shot(Expression::Neutral), 96);
             assert!(
@@ -221,11 +226,7 @@ fn what_tells_a_look_counts_most() {
     for seed in 0..6 {
         let character = Character::from_seed(seed);
         for angle in Angle::ALL {
-            let shot = |expression| Shot {
-                expression,
-                angle: *angle,
-                ..SHOT
-            };
+            let shot = |expression| look(*angle, expression);
             let weights = importance(&character, &shot(Expression::Neutral), SIDE);
             let most = weights.iter().copied().fold(0.0, f32::max);
             let calm = draw(&character, &shot(Expression::Neutral), 96);

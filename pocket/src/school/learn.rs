@@ -190,8 +190,10 @@ impl<M: Module + Sync> Pupil<M> {
                     loss: (sum / count as f64) as f32,
                     speed: samples / since.elapsed().as_secs_f64(),
                 };
-                let Progress { step, loss, speed } = progress;
-                eprintln!("step {step}: loss {loss:.5}, {speed:.1} samples/s");
+                eprintln!(
+                    "step {}: loss {:.5}, {:.1} samples/s",
+                    progress.step, progress.loss, progress.speed
+                );
                 self.log(progress)?;
                 (sum, count, since) = (0.0, 0, Instant::now());
             }

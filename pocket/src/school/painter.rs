@@ -268,6 +268,7 @@ pub fn velocity_loss(
     (error.mean_dim(1).squeeze_dim::<1>(1) * weights).mean()
 }
 
+/// What a velocity's error counts at a signal-to-noise ratio.
 fn weight(snr: f32) -> f32 {
     (snr + 1.0).min(5.0) / (snr + 1.0)
 }

@@ -56,7 +56,7 @@ enum Command {
         #[arg(long, default_value_t = 1, value_parser = siblings)]
         siblings: u64,
         /// Highest learning rate
-        #[arg(long, default_value_t = 1e-3)]
+        #[arg(long, default_value_t = 1e-3, value_parser = rate)]
         rate: f64,
         #[command(flatten)]
         run: Run,
@@ -125,6 +125,14 @@ fn siblings(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(count @ (1 | 2 | 4)) => Ok(count),
         _ => Err("1, 2 or 4 is expected".to_owned()),
+    }
+}
+
+/// A learning rate.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if rate > 0.0 && rate <= 1.0 => Ok(rate),
+        _ => Err("a number above 0, at most 1, such as 6e-4, is expected".to_owned()),
     }
 }
 
