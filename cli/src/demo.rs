@@ -40,7 +40,7 @@ pub struct Demo {
     #[arg(long)]
     pub force: bool,
     /// Number of the character, below 1000000: the model was trained on none of these
-    #[arg(long, default_value_t = 7, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N")]
     pub character: u64,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
