@@ -6,7 +6,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, FloatDType, Gradients, Int, Tensor, TensorData};
 use clip_text::ClipTextConfig;
-use lora_core::{Component, attach, kohya_targets, with_factors};
+use lora_core::{Component, FactorSize, attach, kohya_sizes, with_factors};
 use sd_pipeline::{Checkpoint, CheckpointOptions, Part};
 use sd_unet::{Conditioning, UNet2DConditionModel, UNetConfig};
 use sd_vae::VaeConfig;
@@ -269,9 +269,10 @@ fn lora_step(
     checkpointing: bool,
 ) -> Result<Work> {
     const TIME: f32 = 700.0;
-    let targets = kohya_targets(Component::Unet);
+    let alpha = rank as f64;
+    let sizes = kohya_sizes(Component::Unet, FactorSize { rank, alpha }, None);
     let zeros = |_: &str, _, length| vec![0.0; length];
-    let unet = attach(unet, Component::Unet, targets, rank, rank as f64, zeros)?;
+    let unet = attach(unet, Component::Unet, sizes, zeros)?;
     let mut factors = lora_core::factors(&unet);
     factors.sort_by(|a, b| a.path.cmp(&b.path));
     for (at, factor) in factors.iter_mut().enumerate() {

@@ -476,6 +476,8 @@ mod tests {
             steps: 5,
             rank: 2,
             alpha: 1.0,
+            conv_rank: None,
+            conv_alpha: None,
             learning_rate: 0.01,
             batch_size: 1,
             resolution: 64,

@@ -117,6 +117,12 @@ pub struct LoraVersion {
     pub rank: usize,
     /// The factors were scaled by `alpha / rank`.
     pub alpha: f64,
+    /// Rank of the factors on 3×3 convolutions, if these were trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conv_rank: Option<usize>,
+    /// Alpha of those factors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conv_alpha: Option<f64>,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Pictures seen at once.
@@ -214,9 +220,18 @@ impl Settings {
              face = [{left}, {top}, {side}]\n"
         ));
         let training = &self.training;
+        let conv_rank = training
+            .conv_rank
+            .map(|rank| format!("conv_rank = {rank}\n"));
+        let conv_alpha = training
+            .conv_alpha
+            .map(|alpha| format!("conv_alpha = {}\n", number(alpha)));
+        let convolutions = [conv_rank, conv_alpha]
+            .map(Option::unwrap_or_default)
+            .concat();
         text.push_str(&format!(
             "\n# How a LoRA is trained. Steps that are not said are 45 a picture within 1500 to 2500.\n[training]\n{}\
-             rank = {}\nalpha = {}\nlearning_rate = {}\nbatch_size = {}\nresolution = {}\nseed = {}\n",
+             rank = {}\nalpha = {}\n{convolutions}learning_rate = {}\nbatch_size = {}\nresolution = {}\nseed = {}\n",
             training.steps.map_or(String::new(), |steps| format!("steps = {steps}\n")),
             training.rank,
             number(training.alpha),
@@ -315,6 +330,8 @@ mod tests {
             steps: 1500,
             rank: 32,
             alpha: 16.0,
+            conv_rank: Some(8),
+            conv_alpha: Some(4.0),
             learning_rate: 1e-4,
             batch_size: 2,
             resolution: 512,

@@ -385,6 +385,12 @@ pub struct TrainOptions {
     /// The factors are scaled by alpha / rank [default: 16]
     #[arg(long)]
     pub alpha: Option<f64>,
+    /// Train the UNet's residual blocks too, their 3×3 convolutions with this rank, "conv_dim" (a LoCon) [default: the transformers alone]
+    #[arg(long, alias = "conv-dim", value_name = "RANK")]
+    pub conv_rank: Option<usize>,
+    /// Alpha of those convolutions' factors [default: as much of their rank as --alpha is of --rank]
+    #[arg(long, value_name = "ALPHA")]
+    pub conv_alpha: Option<f64>,
     /// Peak learning rate [default: 1e-4]
     #[arg(long)]
     pub learning_rate: Option<f64>,

@@ -121,6 +121,9 @@ pub struct New {
     /// Rank of the LoRA's factors; alpha is half of it [default: 32]
     #[arg(long)]
     pub rank: Option<usize>,
+    /// Train the UNet's residual blocks too, their 3×3 convolutions with this rank [default: the transformers alone]
+    #[arg(long, value_name = "RANK")]
+    pub conv_rank: Option<usize>,
     /// The LoRA's strength in pictures [default: 0.8]
     #[arg(long, value_name = "SCALE")]
     pub lora_scale: Option<f64>,
@@ -235,6 +238,7 @@ pub fn new(args: &New, common: &Common) -> Result<Value, Failure> {
         settings.training.rank = rank;
         settings.training.alpha = (rank as f64 / 2.0).max(1.0);
     }
+    settings.training.conv_rank = args.conv_rank;
     let drawing = &mut settings.drawing;
     (drawing.width, drawing.height) = (args.resolution, args.resolution);
     drawing.lora_scale = args.lora_scale.unwrap_or(drawing.lora_scale);
@@ -316,6 +320,8 @@ pub fn train(args: &Train, common: &Common) -> Result<Value, Failure> {
         steps: trained.steps,
         rank: config.rank,
         alpha: config.alpha,
+        conv_rank: config.conv_rank,
+        conv_alpha: config.conv_size().map(|size| size.alpha),
         learning_rate: config.learning_rate,
         batch_size: config.batch_size,
         resolution: config.resolution,

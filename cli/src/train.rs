@@ -333,6 +333,8 @@ pub fn config(base: TrainConfig, args: &TrainOptions) -> Result<TrainConfig, Fai
         Some(Steps::Auto) => config.steps = None,
         Some(Steps::Exactly(steps)) => config.steps = Some(steps),
     }
+    config.conv_rank = args.conv_rank.or(config.conv_rank);
+    config.conv_alpha = args.conv_alpha.or(config.conv_alpha);
     if args.text_encoder_learning_rate.is_some() {
         config.text_encoder_learning_rate = args.text_encoder_learning_rate;
     }

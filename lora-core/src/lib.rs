@@ -31,5 +31,5 @@ pub use lora::{Hashes, Lora};
 pub use names::{Component, Spelling};
 pub use sd_kernels::{LowRank, LowRankStack};
 pub use summary::{ComponentSummary, Summary};
-pub use train::{Factor, attach, factors, kohya_targets, with_factors};
+pub use train::{Factor, FactorSize, attach, factors, kohya_sizes, with_factors};
 pub use write::{Dialect, Precision};

@@ -27,26 +27,32 @@ pub struct Factor {
     pub shape: Vec<usize>,
 }
 
-/// Puts trainable factors on every targeted linear and convolution weight, and freezes all else: gradients reach the factors alone.
+/// How large a module's factors are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FactorSize {
+    /// The rank ("dim").
+    pub rank: usize,
+    /// The factors' product is scaled by `alpha / rank`.
+    pub alpha: f64,
+}
+
+/// Puts trainable factors on the linear and convolution weights for which `sizes` gives a size, and freezes all else: gradients reach the
+/// factors alone.
 ///
-/// `targets` is given each module's dotted path; [`kohya_targets`] is the usual rule. `init(path, fan_in, length)` gives the values of
-/// a down factor, `rank · fan_in` of them in row-major order (kohya's are uniform in ±1/√fan_in); it is called in the order of the
-/// model's fields. Up factors begin at 0, so the model's output does not change. Factors are f32 whatever the weights are.
+/// `sizes` is given each module's dotted path and its weight's shape, as [`Factor::shape`] has it; [`kohya_sizes`] is the usual rule.
+/// `init(path, fan_in, length)` gives the values of a down factor, `rank · fan_in` of them in row-major order (kohya's are uniform in
+/// ±1/√fan_in); it is called in the order of the model's fields. Up factors begin at 0, so the model's output does not change. Factors are
+/// f32 whatever the weights are.
 ///
 /// # Errors
-/// If nothing is targeted, the rank is 0, alpha is no finite number above 0, `init` gives too many or too few values or such as are not
+/// If no module has a size, a rank is 0, an alpha is no finite number above 0, `init` gives too many or too few values or such as are not
 /// finite, or the model is adapted already.
 pub fn attach<M: Module>(
     model: M,
     component: Component,
-    targets: impl Fn(&str) -> bool,
-    rank: usize,
-    alpha: f64,
+    sizes: impl Fn(&str, &[usize]) -> Option<FactorSize>,
     mut init: impl FnMut(&str, usize, usize) -> Vec<f32>,
 ) -> Result<M, LoraError> {
-    if rank == 0 || !alpha.is_finite() || alpha <= 0.0 {
-        return Err(LoraError::RankAlpha { rank, alpha });
-    }
     let survey = Survey::of(&model);
     if let Some(found) = survey.found.first() {
         return Err(LoraError::AlreadyAdapted {
@@ -54,7 +60,13 @@ pub fn attach<M: Module>(
         });
     }
     let mut layers = Vec::new();
-    for site in survey.sites.iter().filter(|site| targets(&site.path)) {
+    for site in &survey.sites {
+        let Some(FactorSize { rank, alpha }) = sizes(&site.path, &site.shape) else {
+            continue;
+        };
+        if rank == 0 || !alpha.is_finite() || alpha <= 0.0 {
+            return Err(LoraError::RankAlpha { rank, alpha });
+        }
         let fan_in: usize = site.shape[1..].iter().product();
         let values = init(&site.path, fan_in, rank * fan_in);
         if values.len() != rank * fan_in || values.iter().any(|value| !value.is_finite()) {
@@ -78,20 +90,32 @@ pub fn attach<M: Module>(
     Ok(stack::put_on(model.no_grad(), Vec::new(), layers))
 }
 
-/// kohya's default targets, as a predicate on module paths: in the UNet, every linear layer and 1×1 convolution inside its transformers
-/// (192 in SD 1.5); in the text encoder, every linear layer of its attentions and perceptrons (72).
-pub fn kohya_targets(component: Component) -> impl Fn(&str) -> bool + Clone {
-    move |path| match component {
-        // A diffusers UNet has its transformers in `attentions`; what is not a linear or convolution weight there, `attach` does not see.
+/// kohya's rule, for [`attach`]. In the UNet, every linear layer and 1×1 convolution inside its transformers has `size` (192 in SD 1.5); in
+/// the text encoder, every linear layer of its attentions and perceptrons (72).
+///
+/// With a `conv` size, kohya's `conv_dim` and `conv_alpha`, the UNet's residual blocks, downsamplers and upsamplers are trained as well (86
+/// more, which makes it a LoCon): their 3×3 convolutions with that size, their linear layers and 1×1 convolutions with `size`.
+pub fn kohya_sizes(
+    component: Component,
+    size: FactorSize,
+    conv: Option<FactorSize>,
+) -> impl Fn(&str, &[usize]) -> Option<FactorSize> + Clone {
+    move |path, shape| match component {
         Component::Unet => {
-            let mut parts = path
-                .split('.')
-                .skip_while(|&part| part != "attentions")
-                .skip(1);
-            parts
-                .next()
-                .is_some_and(|index| index.parse::<usize>().is_ok())
-                && parts.next().is_some()
+            // What is not a linear or convolution weight, `attach` does not see.
+            let spatial = shape
+                .get(2..)
+                .is_some_and(|s| s.iter().any(|&side| side > 1));
+            let trained = within(path, "attentions")
+                || conv.is_some()
+                    && ["resnets", "downsamplers", "upsamplers"]
+                        .iter()
+                        .any(|list| within(path, list));
+            match (trained, spatial) {
+                (false, _) => None,
+                (true, false) => Some(size),
+                (true, true) => conv,
+            }
         }
         Component::TextEncoder => {
             const LINEAR: [&str; 6] = [
@@ -102,13 +126,22 @@ pub fn kohya_targets(component: Component) -> impl Fn(&str) -> bool + Clone {
                 "mlp.fc1",
                 "mlp.fc2",
             ];
-            path.contains("layers.")
-                && LINEAR.iter().any(|end| {
-                    path.strip_suffix(end)
-                        .is_some_and(|before| before.ends_with('.'))
-                })
+            let linear = LINEAR.iter().any(|end| {
+                path.strip_suffix(end)
+                    .is_some_and(|before| before.ends_with('.'))
+            });
+            (path.contains("layers.") && linear).then_some(size)
         }
     }
+}
+
+/// Whether a path leads into a member of a list of that name, such as `mid_block.attentions.0.proj_in` into `attentions`.
+fn within(path: &str, list: &str) -> bool {
+    let mut parts = path.split('.').skip_while(|&part| part != list).skip(1);
+    parts
+        .next()
+        .is_some_and(|index| index.parse::<usize>().is_ok())
+        && parts.next().is_some()
 }
 
 /// The factors on a model, in the order of its fields. A model on which several LoRAs were put gives each one's.

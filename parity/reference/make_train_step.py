@@ -12,6 +12,9 @@
 The JSON has `rank`, `alpha` (scale alpha / rank), the `weighted` loss (min-SNR, γ 5) of each step and after the last, the `plain` one of
 the first, and what AdamW was given. Of 1x1 convolutions the factors are 4-D. The latents are 16x16 rather than 8x8, since the mid block
 would see a single position there, and the gradient of its self-attention's query and key would be exactly zero.
+
+`train_step_conv.safetensors` is a gradient step of kohya's LoCon on the UNet: the same batch, its `context` `[2, 77, 32]`, the `weighted`
+loss, the factors of all modules, and the gradients of those that the default leaves out, but for those that are zero.
 """
 
 import json
@@ -22,17 +25,19 @@ from peft import LoraConfig
 from common import HERE, draw, half, pipeline, save
 from make_lora import pairs
 from make_tiny_sd import smooth
-from targets import TEXT, UNET, modules
+from targets import LOCON_UNET, TEXT, UNET, modules
 
 RANK, ALPHA, GAMMA = 2, 1.0, 5.0
 OPTIMISER = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
 CAPTIONS = ["mychar001, a portrait, smiling, soft light", "a photo of mychar001 in front of a brick wall, night"]
 
 
-def add_lora(pipe, rank: int, alpha: float) -> dict:
-    """Puts peft's adapters on kohya's default targets: `{MODULE.lora_A or MODULE.lora_B: parameter}`."""
+def add_lora(pipe, rank: int, alpha: float, unet=UNET, text=TEXT) -> dict:
+    """Puts peft's adapters on these targets, by default kohya's: `{MODULE.lora_A or MODULE.lora_B: parameter}`."""
     factors = {}
-    for prefix, part, wanted in (("unet", pipe.unet, UNET), ("text_encoder", pipe.text_encoder, TEXT)):
+    for prefix, part, wanted in (("unet", pipe.unet, unet), ("text_encoder", pipe.text_encoder, text)):
+        if not wanted:
+            continue
         part.requires_grad_(False)
         paths = [path for path, _ in modules(part, wanted)]
         part.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths))
@@ -53,22 +58,52 @@ def losses(pipe, latents, noise, timesteps, context) -> tuple[torch.Tensor, torc
     return (each * snr.clamp(max=GAMMA) / snr).mean(), each.mean(), {"noisy": noisy, "prediction": prediction}
 
 
-def main() -> None:
-    pipe = pipeline()
-    start = pairs(pipe, RANK, 0.2, salt="train ")
-    factors = add_lora(pipe, RANK, ALPHA)
+def started(pipe, start: dict, **targets) -> dict:
+    """peft's adapters with these factors."""
+    factors = add_lora(pipe, RANK, ALPHA, **targets)
     assert len(factors) == 2 * len(start)
     with torch.no_grad():
         for path, (down, up) in start.items():
             # Plain values rather than tiny ones, so that each gradient has a size worth comparing.
             factors[f"{path}.lora_A"].copy_(down)
             factors[f"{path}.lora_B"].copy_(up)
-    batch = {
+    return factors
+
+
+def the_batch(pipe) -> dict:
+    return {
         "latents": half(smooth("train latents", (2, 4, 16, 16), 5)),
         "noise": draw("train noise", (2, 4, 16, 16)),
         "timesteps": torch.tensor([87, 640]),
         "ids": pipe.tokenizer(CAPTIONS, padding="max_length", max_length=77, return_tensors="pt").input_ids,
     }
+
+
+def convolutions() -> None:
+    """Writes `train_step_conv.safetensors`."""
+    pipe = pipeline()
+    targets = {"unet": LOCON_UNET, "text": ()}
+    factors = started(pipe, pairs(pipe, RANK, 0.2, salt="train ", **targets), **targets)
+    batch = the_batch(pipe)
+    context = pipe.text_encoder(batch.pop("ids"))[0].detach()
+    weighted, _, _ = losses(pipe, batch["latents"], batch["noise"], batch["timesteps"], context)
+    weighted.backward()
+    out = batch | {"context": context, "weighted": weighted.detach()[None]}
+    out |= {name: value.detach().half() for name, value in factors.items()}
+    wide = [name for name in factors if not any(f".{end}.lora_" in name for end in UNET)]
+    sizes = {name: factors[name].grad.norm().item() for name in wide}
+    # With one channel a group, the norm takes away all that the time adds to a channel: the gradient is zero but for rounding.
+    told = [name for name in wide if sizes[name] > 1e-7]
+    assert all("time_emb_proj" in name for name in set(wide) - set(told)) and len(wide) - len(told) < 40
+    print(f"{len(told)} of {len(wide)} gradients, from {min(sizes[name] for name in told):.1e} to {max(sizes.values()):.1e}")
+    out |= {f"grad.{name}": factors[name].grad for name in told}
+    save(HERE / "train_step_conv.safetensors", out)
+
+
+def main() -> None:
+    pipe = pipeline()
+    factors = started(pipe, pairs(pipe, RANK, 0.2, salt="train "))
+    batch = the_batch(pipe)
     out = dict(batch) | {name: value.detach().half() for name, value in factors.items()}
     assert all(torch.equal(out[name].float(), factors[name]) for name in factors)
     optimiser = torch.optim.AdamW(factors.values(), **OPTIMISER)
@@ -99,3 +134,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    convolutions()

@@ -1,3 +1,4 @@
+use lora_core::FactorSize;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -14,6 +15,11 @@ pub struct TrainConfig {
     pub rank: usize,
     /// The factors' product is scaled by `alpha / rank`.
     pub alpha: f64,
+    /// Rank of the factors on the UNet's 3×3 convolutions, kohya's `conv_dim`, which makes the LoRA a LoCon; none leaves all that is outside of
+    /// the transformers as it is. See [`lora_core::kohya_sizes`].
+    pub conv_rank: Option<usize>,
+    /// Alpha of these factors; by default as much of their rank as `alpha` is of `rank`.
+    pub conv_alpha: Option<f64>,
     /// Peak learning rate of the UNet's factors.
     pub learning_rate: f64,
     /// Peak learning rate of the text encoder's factors; by default the UNet's. At 0 the text encoder is left as it is, and the captions'
@@ -61,6 +67,8 @@ impl Default for TrainConfig {
             steps: None,
             rank: 32,
             alpha: 16.0,
+            conv_rank: None,
+            conv_alpha: None,
             learning_rate: 1e-4,
             text_encoder_learning_rate: None,
             lr_scheduler: LrScheduler::Cosine,
@@ -112,7 +120,18 @@ impl TrainConfig {
                 return refuse(option, "0".into(), "1 or more");
             }
         }
-        for (option, value) in [("rank", self.rank), ("batch-size", self.batch_size)] {
+        if self.conv_rank.is_none() && self.conv_alpha.is_some() {
+            return refuse(
+                "conv-alpha",
+                "no conv-rank beside it".into(),
+                "both, or neither",
+            );
+        }
+        for (option, value) in [
+            ("rank", self.rank),
+            ("conv-rank", self.conv_rank.unwrap_or(1)),
+            ("batch-size", self.batch_size),
+        ] {
             if !(1..=1024).contains(&value) {
                 return refuse(option, value.to_string(), "1 to 1024");
             }
@@ -120,6 +139,7 @@ impl TrainConfig {
         let finite_positive = |value: f64| value.is_finite() && value > 0.0;
         for (option, value) in [
             ("alpha", self.alpha),
+            ("conv-alpha", self.conv_alpha.unwrap_or(1.0)),
             ("learning-rate", self.learning_rate),
             ("min-snr-gamma", self.min_snr_gamma.unwrap_or(1.0)),
             ("max-grad-norm", self.max_grad_norm.unwrap_or(1.0)),
@@ -157,6 +177,24 @@ impl TrainConfig {
         }
     }
 
+    /// The size of factors on linear layers and 1×1 convolutions.
+    pub fn size(&self) -> FactorSize {
+        FactorSize {
+            rank: self.rank,
+            alpha: self.alpha,
+        }
+    }
+
+    /// The size of factors on 3×3 convolutions, if these have any.
+    pub fn conv_size(&self) -> Option<FactorSize> {
+        let rank = self.conv_rank?;
+        let share = self.alpha / self.rank as f64;
+        Some(FactorSize {
+            rank,
+            alpha: self.conv_alpha.unwrap_or(rank as f64 * share),
+        })
+    }
+
     /// Peak learning rate of the text encoder's factors.
     pub fn text_encoder_rate(&self) -> f64 {
         self.text_encoder_learning_rate
@@ -171,6 +209,21 @@ mod tests {
     #[test]
     fn the_recipe_gives_45_steps_a_picture_within_bounds() {
         assert_eq!([15, 40, 100].map(auto_steps), [1500, 1800, 2500]);
+    }
+
+    #[test]
+    fn convolutions_are_scaled_as_all_else_is_unless_told_otherwise() {
+        let sizes = |conv_alpha| {
+            let config = TrainConfig {
+                conv_rank: Some(8),
+                conv_alpha,
+                ..TrainConfig::default()
+            };
+            config.conv_size().map(|size| (size.rank, size.alpha))
+        };
+        assert_eq!(TrainConfig::default().conv_size(), None);
+        assert_eq!(sizes(None), Some((8, 4.0)));
+        assert_eq!(sizes(Some(1.0)), Some((8, 1.0)));
     }
 
     #[test]
@@ -229,6 +282,20 @@ mod tests {
                     ..good.clone()
                 },
                 "alpha",
+            ),
+            (
+                TrainConfig {
+                    conv_rank: Some(0),
+                    ..good.clone()
+                },
+                "conv-rank",
+            ),
+            (
+                TrainConfig {
+                    conv_alpha: Some(1.0),
+                    ..good.clone()
+                },
+                "conv-alpha",
             ),
         ] {
             let message = bad.check().unwrap_err().to_string();

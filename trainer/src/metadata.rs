@@ -57,6 +57,14 @@ pub(crate) fn metadata(
         LrScheduler::Constant if config.warmup_steps > 0 => "constant_with_warmup",
         LrScheduler::Constant => "constant",
     };
+    // kohya keeps what was given on its command line, in quotes.
+    let network_args = match config.conv_size() {
+        None => json!({}),
+        Some(conv) => json!({
+            "conv_dim": conv.rank.to_string(),
+            "conv_alpha": conv.alpha.to_string(),
+        }),
+    };
     let text_rate = config.text_encoder_rate();
     let v2 = prediction == PredictionType::VPrediction;
     let mut all = BTreeMap::from(
@@ -66,7 +74,7 @@ pub(crate) fn metadata(
             ("ss_network_module", "networks.lora".into()),
             ("ss_network_dim", config.rank.to_string()),
             ("ss_network_alpha", config.alpha.to_string()),
-            ("ss_network_args", "{}".into()),
+            ("ss_network_args", network_args.to_string()),
             ("ss_output_name", name.into()),
             ("ss_sd_model_name", about.model.clone()),
             ("ss_learning_rate", config.learning_rate.to_string()),

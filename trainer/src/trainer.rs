@@ -519,13 +519,13 @@ fn attach<M: Module>(
     config: &TrainConfig,
 ) -> Result<M, TrainError> {
     let mut number = 0;
-    let targets = lora_core::kohya_targets(component);
+    let sizes = lora_core::kohya_sizes(component, config.size(), config.conv_size());
     let init = |_: &str, fan_in: usize, length: usize| {
         number += 1;
         let bound = 1.0 / (fan_in as f32).sqrt();
         Stream::new(config.seed, number, component as u64, Purpose::Factor).uniform(bound, length)
     };
-    let model = lora_core::attach(model, component, targets, config.rank, config.alpha, init)?;
+    let model = lora_core::attach(model, component, sizes, init)?;
     Ok(model.train())
 }
 
@@ -566,6 +566,10 @@ mod tests {
     use lora_core::{Dialect, Factor, Precision};
     use parity::{Fixture, device, reference};
     use sd_pipeline::{OpenOptions, StableDiffusion};
+
+    const GAMMA: f64 = 5.0;
+    /// As kohya writes what its network was given.
+    const CONV_ARGS: &str = r#"{"conv_dim":"2","conv_alpha":"1"}"#;
 
     fn base() -> Base {
         let (options, dtype) = (OpenOptions::default(), FloatDType::F32);
@@ -655,6 +659,74 @@ mod tests {
             .fold(0.0, f64::max)
     }
 
+    /// A fixture's tensor on the device with gradients.
+    fn tracked<const D: usize>(fixture: &Fixture, name: &str) -> Tensor<D> {
+        let (shape, values) = fixture.float(name);
+        let data = TensorData::new(values.to_vec(), shape.to_vec());
+        Tensor::from_data(data, &device().autodiff())
+    }
+
+    fn timesteps(fixture: &Fixture) -> Vec<usize> {
+        let times = parity::values(fixture.ints::<1>("timesteps").float());
+        times.into_iter().map(|t| t as usize).collect()
+    }
+
+    fn matrices(factors: &[Factor]) -> Vec<Tensor<2>> {
+        factors
+            .iter()
+            .flat_map(|f| [f.down.clone(), f.up.clone()])
+            .collect()
+    }
+
+    /// kohya's LoCon: the transformers, and the residual blocks around them, as peft trains them.
+    #[test]
+    fn gradients_of_convolutions_are_those_of_pytorch_and_peft() {
+        let fixture = Fixture::open(reference().join("train_step_conv.safetensors"));
+        let mut run = run(TrainConfig {
+            conv_rank: Some(2),
+            text_encoder_learning_rate: Some(0.0),
+            ..config()
+        });
+        assert_eq!(run.metadata("mira")["ss_network_args"], CONV_ARGS);
+        let ours = |run: &Trainer| lora_core::factors(&run.unet.valid());
+        let start = with_fixture(&fixture, "", "unet", ours(&run));
+        assert_eq!((start.len(), ours(&run).len()), (277, 277));
+        let start = matrices(&start);
+        run.unet = factors::map(run.unet.clone(), |n, _| start[n].clone());
+        let batch = || Batch {
+            latents: tracked(&fixture, "latents"),
+            noise: tracked(&fixture, "noise"),
+            timesteps: timesteps(&fixture),
+            text: tracked(&fixture, "context"),
+        };
+        let all = ours(&run);
+        let at = |factor: &Factor| all.iter().position(|one| one.path == factor.path);
+        let wanted = with_fixture(&fixture, "grad.", "unet", all.clone());
+        assert_eq!(wanted.len(), 75);
+        // With activations kept, and computed again.
+        let loss = denoising_loss(
+            &run.unet,
+            &run.schedule,
+            run.prediction,
+            batch(),
+            Some(GAMMA),
+        );
+        let kept = factors::gradients(&run.unet, &loss.backward());
+        let (value, again) = run.gradients_of_batch(batch(), Some(GAMMA));
+        let weighted = fixture.float("weighted").1[0];
+        assert!((value / weighted - 1.0).abs() < 1e-5, "{value} {weighted}");
+        for found in [kept, again] {
+            for theirs in &wanted {
+                let at = 2 * at(theirs).expect("the run trains this module");
+                for (ours, theirs) in found[at..].iter().zip([&theirs.down, &theirs.up]) {
+                    let [ours, theirs] = [ours, theirs].map(|one| parity::values(one.clone()));
+                    let error = parity::relative_error(&ours, &theirs);
+                    assert!(error < 1e-3, "{}: {error:e}", all[at / 2].path);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_step_is_that_of_pytorch_and_peft() {
         let fixture = Fixture::open(reference().join("train_step.safetensors"));
@@ -672,25 +744,11 @@ mod tests {
         let unet_factors = with_fixture(&fixture, "", "unet", ours(&run.unet));
         let text_factors = with_fixture(&fixture, "", "text_encoder", ours_text(&text));
         assert_eq!((unet_factors.len(), text_factors.len()), (192, 18));
-        let plain = |factors: &[Factor]| -> Vec<Tensor<2>> {
-            factors
-                .iter()
-                .flat_map(|f| [f.down.clone(), f.up.clone()])
-                .collect()
-        };
-        let (first_unet, first_text) = (plain(&unet_factors), plain(&text_factors));
+        let (first_unet, first_text) = (matrices(&unet_factors), matrices(&text_factors));
         run.unet = factors::map(run.unet.clone(), |n, _| first_unet[n].clone());
         run.text_encoder = Some(factors::map(text, |n, _| first_text[n].clone()));
 
-        let on_device = |name: &str| {
-            let (shape, values) = fixture.float(name);
-            let data = TensorData::new(values.to_vec(), shape.to_vec());
-            Tensor::<4>::from_data(data, &device().autodiff())
-        };
-        let timesteps: Vec<usize> = parity::values(fixture.ints::<1>("timesteps").float())
-            .into_iter()
-            .map(|t| t as usize)
-            .collect();
+        let timesteps = timesteps(&fixture);
         let ids: Vec<u32> = parity::values(fixture.ints::<2>("ids").float())
             .into_iter()
             .map(|t| t as u32)
@@ -699,8 +757,8 @@ mod tests {
             let tokens = token_tensor(&ids.chunks(77).collect::<Vec<_>>(), &run.device);
             let text = run.text_encoder.as_ref().expect("it was put back");
             Batch {
-                latents: on_device("latents"),
-                noise: on_device("noise"),
+                latents: tracked(&fixture, "latents"),
+                noise: tracked(&fixture, "noise"),
                 timesteps: timesteps.clone(),
                 text: text.forward_skip(tokens, 1),
             }
@@ -739,7 +797,7 @@ mod tests {
             let error = parity::relative_error(&in_parts, &whole);
             assert!(error < 1e-4, "{error:e}");
         }
-        let worst_gradient = plain(&wanted)
+        let worst_gradient = matrices(&wanted)
             .into_iter()
             .zip(found)
             .map(|(theirs, ours)| {

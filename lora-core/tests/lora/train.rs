@@ -1,21 +1,24 @@
 use burn::module::{Module, ModuleMapper, Param, ParamGroup};
 use burn::tensor::{DType, Tensor};
 use lora_core::{
-    Component, Factor, Lora, LoraError, LowRankStack, attach, factors, kohya_targets, with_factors,
+    Component, Factor, FactorSize, Lora, LoraError, LowRankStack, attach, factors, kohya_sizes,
+    with_factors,
 };
 use parity::{device, relative_error, values};
 use serde_json::Value;
 
 use crate::models::*;
 
+fn size(rank: usize, alpha: f64) -> FactorSize {
+    FactorSize { rank, alpha }
+}
+
 fn attached(unet: Unet) -> Unet {
     let mut asked = Vec::new();
     let unet = attach(
         unet,
         Component::Unet,
-        |path| path != "conv_in",
-        2,
-        3.0,
+        |path, _| (path != "conv_in").then_some(size(2, 3.0)),
         |path, fan_in, length| {
             asked.push((path.to_owned(), fan_in, length));
             noise(path.len() as u64, length)
@@ -295,64 +298,81 @@ fn f32_factors_train_on_half_precision_weights() {
 #[test]
 fn wrong_settings_are_told() {
     let zeros = |_: &str, _: usize, length: usize| vec![0.0; length];
+    let all = |rank, alpha| move |_: &str, _: &[usize]| Some(size(rank, alpha));
     let unet = || Unet::new(&device());
     assert!(matches!(
-        attach(unet(), Component::Unet, |_| false, 2, 1.0, zeros),
+        attach(unet(), Component::Unet, |_, _| None, zeros),
         Err(LoraError::NoTargets { .. })
     ));
     assert!(matches!(
-        attach(unet(), Component::Unet, |_| true, 0, 1.0, zeros),
+        attach(unet(), Component::Unet, all(0, 1.0), zeros),
         Err(LoraError::RankAlpha { .. })
     ));
     assert!(matches!(
-        attach(unet(), Component::Unet, |_| true, 1, f64::NAN, zeros),
+        attach(unet(), Component::Unet, all(1, f64::NAN), zeros),
         Err(LoraError::RankAlpha { .. })
     ));
     let short = |_: &str, _: usize, _: usize| vec![0.0; 1];
     assert!(
-        attach(unet(), Component::Unet, |_| true, 1, 1.0, short)
+        attach(unet(), Component::Unet, all(1, 1.0), short)
             .unwrap_err()
             .to_string()
             .contains("conv_in")
     );
     assert!(matches!(
-        attach(attached(unet()), Component::Unet, |_| true, 2, 1.0, zeros),
+        attach(attached(unet()), Component::Unet, all(2, 1.0), zeros),
         Err(LoraError::AlreadyAdapted { .. })
     ));
 }
 
 /// The names that kohya's own rule gives on SD 1.5, by `reference/make_names.py`.
 #[test]
-fn kohya_targets_are_kohyas() {
+fn kohya_sizes_are_of_kohyas_modules() {
     let names: Value = serde_json::from_str(include_str!("../reference/sd15_names.json")).unwrap();
-    let expected: Vec<&str> = names["kohya"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|name| name.as_str().unwrap())
-        .collect();
-    let mut ours = Vec::new();
-    for (component, key, count) in [
-        (Component::Unet, "unet", 192),
-        (Component::TextEncoder, "text_encoder", 72),
+    let (linear, convolution) = (size(32, 16.0), size(8, 1.0));
+    for (expected, conv, unet_count, spatial) in [
+        ("kohya", None, 192, 0),
+        ("kohya_conv", Some(convolution), 278, 50),
     ] {
-        let targets = kohya_targets(component);
-        let paths = names[key]
-            .as_object()
+        let expected: Vec<&str> = names[expected]
+            .as_array()
             .unwrap()
-            .keys()
-            .filter(|path| targets(path));
-        let own: Vec<_> = paths
-            .map(|path| format!("{}{}", component.kohya_prefix(), path.replace('.', "_")))
+            .iter()
+            .map(|name| name.as_str().unwrap())
             .collect();
-        assert_eq!(own.len(), count);
-        ours.extend(own);
+        let mut ours = Vec::new();
+        for (component, key, count) in [
+            (Component::Unet, "unet", unet_count),
+            (Component::TextEncoder, "text_encoder", 72),
+        ] {
+            let sizes = kohya_sizes(component, linear, conv);
+            let mut convolutions = 0;
+            let before = ours.len();
+            for (path, shape) in names[key].as_object().unwrap() {
+                let shape: Vec<usize> = serde_json::from_value(shape.clone()).unwrap();
+                let Some(found) = sizes(path, &shape) else {
+                    continue;
+                };
+                let wide = shape[2..].contains(&3);
+                assert_eq!(found, if wide { convolution } else { linear }, "{path}");
+                convolutions += usize::from(wide);
+                ours.push(format!(
+                    "{}{}",
+                    component.kohya_prefix(),
+                    path.replace('.', "_")
+                ));
+            }
+            assert_eq!(ours.len() - before, count);
+            assert_eq!(convolutions, if key == "unet" { spatial } else { 0 });
+        }
+        ours.sort();
+        assert_eq!(ours, expected);
     }
-    ours.sort();
-    assert_eq!(ours, expected);
-    let bare = kohya_targets(Component::TextEncoder);
-    assert!(bare("encoder.layers.11.self_attn.out_proj") && !bare("embeddings.token_embedding"));
-    assert!(!kohya_targets(Component::Unet)(
-        "down_blocks.0.attentions.0"
-    ));
+    let bare = kohya_sizes(Component::TextEncoder, linear, None);
+    let of = |path| bare(path, &[768, 768]);
+    assert_eq!(of("encoder.layers.11.self_attn.out_proj"), Some(linear));
+    assert_eq!(of("embeddings.token_embedding"), None);
+    let unet = kohya_sizes(Component::Unet, linear, Some(convolution));
+    assert_eq!(unet("down_blocks.0.attentions.0", &[320, 320]), None);
+    assert_eq!(unet("conv_in", &[320, 4, 3, 3]), None);
 }

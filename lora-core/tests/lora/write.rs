@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use lora_core::{Component, Dialect, Factor, Lora, LoraError, Precision, Spelling};
+use lora_core::{Component, Dialect, Factor, FactorSize, Lora, LoraError, Precision, Spelling};
 use parity::{device, relative_error, values};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -198,12 +198,16 @@ fn full_size_file_has_kohyas_size_and_hashes() {
         (Component::Unet, "unet"),
         (Component::TextEncoder, "text_encoder"),
     ] {
-        let targets = lora_core::kohya_targets(component);
+        let size = FactorSize {
+            rank: 32,
+            alpha: 16.0,
+        };
+        let sizes = lora_core::kohya_sizes(component, size, None);
         let modules = names[key]
             .as_object()
             .unwrap()
             .iter()
-            .filter(|(path, _)| targets(path));
+            .filter(|(path, _)| sizes(path, &[]).is_some());
         let factors = modules.map(|(path, shape)| {
             let shape: Vec<usize> = shape
                 .as_array()

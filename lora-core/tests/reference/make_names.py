@@ -3,7 +3,7 @@
 - `unet`, `text_encoder`: `{path: weight shape}` of every linear and convolution layer of diffusers' and transformers' classes
   (`text_encoder` with `text_model.`, as published files have it);
 - `kohya`: the modules that kohya's rule trains: all Linear and 1x1 Conv2d inside each `Transformer2DModel`, all Linear inside each CLIP
-  attention and perceptron;
+  attention and perceptron; `kohya_conv`: with its `conv_dim`, all Linear and Conv2d inside each residual block, downsampler and upsampler too;
 - `ldm`: `{name in the original Stable Diffusion: diffusers' name}` by diffusers' single-file converter.
 """
 
@@ -32,15 +32,15 @@ def shapes(model):
     return {path: list(m.weight.shape) for path, m in model.named_modules() if isinstance(m, KINDS)}
 
 
-def kohya(model, parents, prefix):
-    """`LoRANetwork.create_modules` of sd-scripts, with the default arguments."""
+def kohya(model, parents, prefix, conv=False):
+    """`LoRANetwork.create_modules` of sd-scripts, with the default arguments or with `conv_dim`."""
     names = []
     for path, parent in model.named_modules():
         if parent.__class__.__name__ not in parents:
             continue
         for child_path, child in parent.named_modules():
             small = isinstance(child, torch.nn.Conv2d) and child.kernel_size == (1, 1)
-            if isinstance(child, torch.nn.Linear) or small:
+            if isinstance(child, torch.nn.Linear) or small or (conv and isinstance(child, torch.nn.Conv2d)):
                 names.append(f"{prefix}.{path}.{child_path}".replace(".", "_"))
     return names
 
@@ -95,10 +95,17 @@ def main():
     with torch.device("meta"):
         unet, text = UNet2DConditionModel(**UNET), CLIPTextModel(CLIPTextConfig(**TEXT))
     names = kohya(unet, ["Transformer2DModel"], "lora_unet")
+    wide = kohya(unet, ["Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"], "lora_unet", conv=True)
     text_names = kohya(text, ["CLIPAttention", "CLIPMLP"], "lora_te")
-    names += [n if "_text_model_" in n else n.replace("lora_te_", "lora_te_text_model_", 1) for n in text_names]
+    text_names = [n if "_text_model_" in n else n.replace("lora_te_", "lora_te_text_model_", 1) for n in text_names]
     text_shapes = {f"text_model.{path.removeprefix('text_model.')}": shape for path, shape in shapes(text).items()}
-    out = {"unet": shapes(unet), "text_encoder": text_shapes, "kohya": sorted(names), "ldm": ldm(unet)}
+    out = {
+        "unet": shapes(unet),
+        "text_encoder": text_shapes,
+        "kohya": sorted(names + text_names),
+        "kohya_conv": sorted(wide + text_names),
+        "ldm": ldm(unet),
+    }
     print({key: len(value) for key, value in out.items()})
     target = Path(__file__).with_name("sd15_names.json")
     target.write_text(json.dumps(out, separators=(",", ":"), sort_keys=True) + "\n")
