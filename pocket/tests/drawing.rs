@@ -3,9 +3,9 @@
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use samecast_pocket::puppet::{
-    Angle, Beard, Character, Color, Cut, Earrings, Easel, Expression, FaceBox, Glasses, HELD_OUT,
-    Jewel, Lenses, Lighting, Mole, Outfit, Place, SIZES, Scar, Sex, Shot, TRAINING, draw, face_box,
-    importance,
+    Angle, Attention, Beard, Character, Color, Cut, Earrings, Easel, Expression, FaceBox, Glasses,
+    HELD_OUT, Jewel, Lenses, Lighting, Mole, Outfit, Place, SIZES, Scar, Sex, Shot, TRAINING, draw,
+    face_box, importance,
 };
 
 const SHOT: Shot = Shot {
@@ -227,7 +227,12 @@ fn what_tells_a_look_counts_most() {
         let character = Character::from_seed(seed);
         for angle in Angle::ALL {
             let shot = |expression| look(*angle, expression);
-            let weights = importance(&character, &shot(Expression::Neutral), SIDE);
+            let weights = importance(
+                &character,
+                &shot(Expression::Neutral),
+                SIDE,
+                Attention::EXPRESSION,
+            );
             let most = weights.iter().copied().fold(0.0, f32::max);
             let calm = draw(&character, &shot(Expression::Neutral), 96);
             for expression in Expression::ALL {

@@ -167,10 +167,40 @@ pub fn face_box(character: &Character, shot: &Shot, size: u32) -> FaceBox {
     }
 }
 
-/// How much of what people look at is where: one number for each cell of a grid of `side × side` over the picture, row by row. A cell of
-/// the background or the clothes counts 1, one of the head 4, one of its features 8, one of the mouth or a brow, which tell what the face
-/// shows, 24.
-pub fn importance(character: &Character, shot: &Shot, side: usize) -> Vec<f32> {
+/// How much the parts of a picture count, where the background and the clothes count 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// The head.
+    pub head: f32,
+    /// Its features.
+    pub features: f32,
+    /// The mouth and the brows.
+    pub mimic: f32,
+}
+
+impl Attention {
+    /// For what a face shows.
+    pub const EXPRESSION: Self = Self {
+        head: 4.0,
+        features: 8.0,
+        mimic: 24.0,
+    };
+
+    /// For whose it is.
+    pub const IDENTITY: Self = Self {
+        head: 4.0,
+        features: 8.0,
+        mimic: 8.0,
+    };
+}
+
+/// How much of what people look at is where: one number for each cell of a grid of `side × side` over the picture, row by row.
+pub fn importance(
+    character: &Character,
+    shot: &Shot,
+    side: usize,
+    attention: Attention,
+) -> Vec<f32> {
     const AROUND_HEAD: f32 = 1.15;
     // In parts of the picture's side.
     const AROUND_FEATURES: f32 = 0.13;
@@ -187,11 +217,11 @@ pub fn importance(character: &Character, shot: &Shot, side: usize) -> Vec<f32> {
         let out = p - scene.ball.center;
         let out = vec2(out.x / scene.ball.radii.x, out.y / scene.ball.radii.y);
         if near(mouth, AROUND_MOUTH) || brows.into_iter().any(|brow| near(brow, AROUND_BROW)) {
-            24.0
+            attention.mimic
         } else if near(features, AROUND_FEATURES) {
-            8.0
+            attention.features
         } else if out.length() < AROUND_HEAD {
-            4.0
+            attention.head
         } else {
             1.0
         }

@@ -11,8 +11,8 @@ use image::imageops::{FilterType, crop_imm, resize};
 
 use super::layout::SIZE;
 use super::words::POSITIONS;
-use super::{Stream, text_config, token_tensor, with_small_embeddings};
-use crate::puppet::{Character, Easel, Shot, TRAINING, caption, face_box};
+use super::{Example, Stream, text_config, token_tensor, with_small_embeddings};
+use crate::puppet::{Character, Easel, Shot, caption, face_box};
 
 /// Image encoder and text encoder that see pictures and captions as points in one space (Radford et al. 2021).
 #[derive(Module, Debug)]
@@ -121,7 +121,7 @@ impl Comparing {
         let mut picture = RgbImage::new(SIZE as u32, SIZE as u32);
         for number in samples {
             let mut random = Stream::new(self.seed, number, "compare");
-            let character = Character::from_seed(TRAINING.start + (random.word() >> 24));
+            let character = Example::character(&mut random);
             for _ in 0..2 {
                 let shot = Shot::random(random.word());
                 easel.draw_into(&character, &shot, SIZE as u32, &mut picture);

@@ -58,12 +58,16 @@ impl Example {
     /// Sample `number` of a run: some character of those that training may use, in any shot.
     pub fn new(seed: u64, number: u64) -> Self {
         let mut random = Stream::new(seed, number, "example");
-        // Training seeds have no end; some billions are enough.
-        let character = TRAINING.start + (random.word() >> 24);
         Self {
-            character: Character::from_seed(character),
+            character: Self::character(&mut random),
             shot: Shot::random(random.word()),
         }
+    }
+
+    /// Some character of those that training may use.
+    pub fn character(random: &mut Stream) -> Character {
+        // Training seeds have no end; some billions are enough.
+        Character::from_seed(TRAINING.start + (random.word() >> 24))
     }
 }
 

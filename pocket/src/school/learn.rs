@@ -7,7 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdjustLrFn, Muon, MuonConfig, Optimizer};
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -15,9 +18,9 @@ use thiserror::Error;
 
 use crate::files::write_whole;
 
-use super::{gradients, shapes, values, with_values};
+use super::{Shape, gradients, shapes, values, with_values};
 
-/// How a model learns: AdamW (Loshchilov & Hutter 2017) on the mean gradient of a batch, and a running mean of the weights.
+/// How a model learns: by the mean gradient of a batch, with a running mean of the weights.
 #[derive(Clone, Debug)]
 pub struct Lesson {
     /// What it is called in its files.
@@ -28,6 +31,8 @@ pub struct Lesson {
     pub parts: usize,
     /// Steps of the run.
     pub steps: u64,
+    /// What makes steps of gradients.
+    pub rule: Rule,
     /// Highest learning rate.
     pub rate: f64,
     /// Steps in which the rate rises from zero.
@@ -44,14 +49,50 @@ pub struct Lesson {
     pub average: f64,
 }
 
+/// What makes steps of gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// AdamW (Loshchilov & Hutter 2017) for all parameters.
+    #[default]
+    AdamW,
+    /// Muon (Jordan et al. 2024) for the matrices and kernels within a model, at the rates of AdamW (Liu et al. 2025); AdamW for embeddings,
+    /// for the first and the last convolution, and for what is no matrix.
+    Muon,
+}
+
+/// One parameter among a model's numbers.
+struct Parameter {
+    /// How many numbers it has.
+    length: usize,
+    /// Whether it decays.
+    decays: bool,
+    /// Rows and columns, if Muon moves it.
+    matrix: Option<[usize; 2]>,
+}
+
+impl Parameter {
+    fn new(Shape { path, shape }: Shape, rule: Rule) -> Self {
+        let length = shape.iter().product();
+        let decays = shape.len() > 1 && !path.contains("embedding");
+        let edge = path.contains("conv_in") || path.contains("conv_out");
+        let hidden = rule == Rule::Muon && decays && !edge;
+        Self {
+            length,
+            decays,
+            matrix: hidden.then(|| [shape[0], length / shape[0]]),
+        }
+    }
+}
+
 /// A model that learns, with all that the next step needs.
 pub struct Pupil<M> {
     /// A model for each part of a batch. They share no tensor: burn keeps one graph for all that is computed from one, and works on a graph
     /// in one thread at a time.
     models: Vec<M>,
     lesson: Lesson,
-    /// One number for each of `values`: whether it decays.
-    decays: Vec<bool>,
+    /// What `values` consists of.
+    parameters: Vec<Parameter>,
+    muon: Muon,
     values: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -105,20 +146,26 @@ impl<M: Module + Sync> Pupil<M> {
     /// If a state is there but cannot be gone on from.
     pub fn new(model: M, lesson: Lesson, folder: &Path) -> Result<Self, LearnError> {
         let start = values(&model);
-        let decays = shapes(&model)
-            .into_iter()
-            .flat_map(|shape| {
-                let decays = shape.shape.len() > 1 && !shape.path.contains("embedding");
-                std::iter::repeat_n(decays, shape.shape.iter().product())
-            })
-            .collect();
+        let parameters = shapes(&model).into_iter();
+        let parameters = parameters.map(|shape| Parameter::new(shape, lesson.rule));
+        // The momentum is kept here, with all else that a state holds.
+        let still = MomentumConfig {
+            momentum: 0.0,
+            dampening: 0.0,
+            nesterov: false,
+        };
+        let muon = MuonConfig::new()
+            .with_momentum(still)
+            .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
+            .build();
         let pool = |_| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
             pool.expect("a thread can be started")
         };
         let zeros = vec![0.0; start.len()];
         let mut pupil = Self {
-            decays,
+            parameters: parameters.collect(),
+            muon,
             first: zeros.clone(),
             second: zeros,
             average: start.clone(),
@@ -250,7 +297,7 @@ impl<M: Module + Sync> Pupil<M> {
         Ok(loss)
     }
 
-    /// One step of AdamW; false if the gradient is not finite.
+    /// One step of the lesson's rule; false if the gradient is not finite.
     fn descend(&mut self, gradient: &[f32]) -> bool {
         let norm = gradient
             .iter()
@@ -260,33 +307,40 @@ impl<M: Module + Sync> Pupil<M> {
         if !norm.is_finite() {
             return false;
         }
-        let lesson = &self.lesson;
-        let scale = (lesson.clip / (norm + 1e-6)).min(1.0) as f32;
-        let rate = rate(lesson, self.done);
+        const WHOLE: &str = "as many numbers as the parameters have";
+        let rate = rate(&self.lesson, self.done);
         self.done += 1;
-        let (beta1, beta2) = (0.9_f32, lesson.beta2 as f32);
-        let steps = self.done.min(1 << 30) as i32;
-        let correct1 = 1.0 - f64::from(beta1).powi(steps);
-        let correct2 = 1.0 - f64::from(beta2).powi(steps);
-        let stride = (rate / correct1) as f32;
-        let correct2 = (1.0 / correct2.sqrt()) as f32;
-        let shrink = (1.0 - rate * lesson.decay) as f32;
+        let stride = Stride {
+            rate,
+            scale: (self.lesson.clip / (norm + 1e-6)).min(1.0) as f32,
+            beta2: self.lesson.beta2 as f32,
+            shrink: (1.0 - rate * self.lesson.decay) as f32,
+            number: self.done.min(1 << 30) as i32,
+        };
+        let (mut values, mut first) = (&mut self.values[..], &mut self.first[..]);
+        let (mut second, mut gradient) = (&mut self.second[..], gradient);
+        let mut moves = Vec::with_capacity(self.parameters.len());
+        for parameter in &self.parameters {
+            let length = parameter.length;
+            let part = Part {
+                values: values.split_off_mut(..length).expect(WHOLE),
+                first: first.split_off_mut(..length).expect(WHOLE),
+                second: second.split_off_mut(..length).expect(WHOLE),
+                gradient: gradient.split_off(..length).expect(WHOLE),
+            };
+            moves.push((parameter, part));
+        }
+        moves
+            .into_par_iter()
+            .for_each(|(parameter, mut part)| match parameter.matrix {
+                Some(sides) => part.by_muon(&self.muon, sides, parameter.decays, &stride),
+                None => part.by_adamw(parameter.decays, &stride),
+            });
         // At the start, the mean is over what there is.
         let young = (1.0 + self.done as f64) / (10.0 + self.done as f64);
-        let keep = lesson.average.min(young) as f32;
-        for (index, &gradient) in gradient.iter().enumerate() {
-            let gradient = gradient * scale;
-            let first = beta1 * self.first[index] + (1.0 - beta1) * gradient;
-            let second = beta2 * self.second[index] + (1.0 - beta2) * gradient * gradient;
-            let mut value = self.values[index];
-            if self.decays[index] {
-                value *= shrink;
-            }
-            value -= stride * first / (second.sqrt() * correct2 + 1e-8);
-            self.first[index] = first;
-            self.second[index] = second;
-            self.values[index] = value;
-            self.average[index] += (1.0 - keep) * (value - self.average[index]);
+        let keep = self.lesson.average.min(young) as f32;
+        for (average, value) in self.average.iter_mut().zip(&self.values) {
+            *average += (1.0 - keep) * (value - *average);
         }
         true
     }
@@ -388,6 +442,70 @@ impl<M: Module + Sync> Pupil<M> {
     }
 }
 
+/// What all parameters of a step have in common.
+struct Stride {
+    rate: f64,
+    /// By which the gradient is scaled.
+    scale: f32,
+    beta2: f32,
+    /// What is left of a parameter that decays.
+    shrink: f32,
+    /// The step's number, from 1.
+    number: i32,
+}
+
+/// A parameter's numbers in a step.
+struct Part<'a> {
+    values: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    gradient: &'a [f32],
+}
+
+impl Part<'_> {
+    fn by_adamw(&mut self, decays: bool, stride: &Stride) {
+        const BETA1: f32 = 0.9;
+        let beta2 = stride.beta2;
+        let correct1 = 1.0 - f64::from(BETA1).powi(stride.number);
+        let correct2 = 1.0 - f64::from(beta2).powi(stride.number);
+        let length = (stride.rate / correct1) as f32;
+        let correct2 = (1.0 / correct2.sqrt()) as f32;
+        for (index, &gradient) in self.gradient.iter().enumerate() {
+            let gradient = gradient * stride.scale;
+            let first = BETA1 * self.first[index] + (1.0 - BETA1) * gradient;
+            let second = beta2 * self.second[index] + (1.0 - beta2) * gradient * gradient;
+            let mut value = self.values[index];
+            if decays {
+                value *= stride.shrink;
+            }
+            value -= length * first / (second.sqrt() * correct2 + 1e-8);
+            self.first[index] = first;
+            self.second[index] = second;
+            self.values[index] = value;
+        }
+    }
+
+    /// Muon with Nesterov's momentum.
+    fn by_muon(&mut self, muon: &Muon, sides: [usize; 2], decays: bool, stride: &Stride) {
+        const MOMENTUM: f32 = 0.95;
+        let numbers = (self.first.iter_mut().zip(self.gradient)).map(|(first, gradient)| {
+            let gradient = (1.0 - MOMENTUM) * stride.scale * gradient;
+            *first = MOMENTUM * *first + gradient;
+            MOMENTUM * *first + gradient
+        });
+        let device = Device::flex();
+        let matrix =
+            |numbers: Vec<f32>| Tensor::<2>::from_data(TensorData::new(numbers, sides), &device);
+        let gradient = matrix(numbers.collect());
+        let shrink = if decays { stride.shrink } else { 1.0 };
+        let values = matrix(self.values.iter().map(|value| value * shrink).collect());
+        let (values, _) = muon.step(stride.rate, values, gradient, None);
+        let values = values.into_data().try_into_vec::<f32>();
+        self.values
+            .copy_from_slice(&values.expect("a matrix of 32-bit floats"));
+    }
+}
+
 /// The learning rate of the step after `done`.
 fn rate(lesson: &Lesson, done: u64) -> f64 {
     let rise = (done + 1) as f64 / lesson.warmup.max(1) as f64;
@@ -404,15 +522,13 @@ mod tests {
     use super::*;
     use crate::school::Stream;
 
-    /// A run that was stopped after two of its four steps ends with the very numbers of one that was not.
-    #[test]
-    fn a_run_goes_on_to_the_same_result() {
-        let device = Device::flex().autodiff();
-        let lesson = |steps| Lesson {
+    fn lesson(rule: Rule, steps: u64) -> Lesson {
+        Lesson {
             name: "line",
             batch: 6,
             parts: 2,
             steps,
+            rule,
             rate: 0.1,
             warmup: 1,
             cooldown: 0.0,
@@ -420,7 +536,19 @@ mod tests {
             decay: 0.01,
             clip: 1.0,
             average: 0.9,
-        };
+        }
+    }
+
+    #[test]
+    fn a_run_goes_on_to_the_same_result() {
+        goes_on(Rule::AdamW);
+        goes_on(Rule::Muon);
+    }
+
+    /// A run that was stopped after two of its four steps ends with the very numbers of one that was not.
+    fn goes_on(rule: Rule) {
+        let device = Device::flex().autodiff();
+        let lesson = |steps| lesson(rule, steps);
         let numbers = |n: u64, purpose| Stream::new(3, n, purpose).normal(4);
         let start = || {
             let model = LinearConfig::new(4, 1).init(&device);
@@ -466,5 +594,38 @@ mod tests {
             error.to_string().contains("line.state.safetensors"),
             "{error}"
         );
+    }
+
+    /// Whatever the gradient's size in each direction, Muon moves a matrix about as far in all of them; what is no matrix moves by AdamW.
+    #[test]
+    fn muon_moves_a_matrix_alike_in_all_directions() {
+        let device = Device::flex().autodiff();
+        let model = LinearConfig::new(2, 2).init(&device);
+        let model = with_values(model, &[0.0; 6]);
+        let folder = tempfile::tempdir().unwrap();
+        let lesson = Lesson {
+            decay: 0.0,
+            ..lesson(Rule::Muon, 1)
+        };
+        let mut pupil = Pupil::new(model, lesson, folder.path()).unwrap();
+        let slope = [1.0, 0.0, 0.0, -0.1];
+        let loss = |model: &burn::nn::Linear, _: Range<u64>| {
+            let slope = Tensor::<2>::from_data(TensorData::new(slope.to_vec(), [2, 2]), &device);
+            let bias = model.bias.as_ref().expect("a bias").val();
+            (model.weight.val() * slope).sum() + bias.sum() * 0.01
+        };
+        pupil.step(&loss).unwrap();
+        let [a, b, c, d, ref bias @ ..] = pupil.values[..] else {
+            panic!("six numbers")
+        };
+        // 0.1 is the rate, and 0.2 · √2 what makes it that of AdamW.
+        let whole = 0.1 * 0.2 * 2.0_f32.sqrt();
+        for moved in [-a, d] {
+            assert!((0.6..1.3).contains(&(moved / whole)), "{moved} of {whole}");
+        }
+        assert!(b.abs() < 1e-6 && c.abs() < 1e-6, "{b} {c}");
+        for moved in bias {
+            assert!((moved + 0.1).abs() < 1e-4, "{bias:?}");
+        }
     }
 }

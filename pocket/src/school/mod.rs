@@ -23,10 +23,10 @@ pub use data::{Example, Stream, pictures};
 pub use export::{ExportError, load_module, read_module, save_module};
 pub use flat::{Shape, gradients, shapes, values, with_small_embeddings, with_values};
 pub use layout::{SIZE, clip_name, write_clip, write_configs};
-pub use learn::{LearnError, Lesson, Pupil};
+pub use learn::{LearnError, Lesson, Pupil, Rule};
 pub use paint::{Studio, rgb};
 pub use painter::{
-    Latents, Painter, Painting, scheduler_config, text_config, token_tensor, unet_config,
+    Latents, Painter, Painting, Siblings, scheduler_config, text_config, token_tensor, unet_config,
     velocity_loss,
 };
 pub use portrait::Portraying;

@@ -14,7 +14,7 @@ use sd_vae::AutoencoderKL;
 
 use super::words::POSITIONS;
 use super::{Example, Stream, pictures, training_caption, with_small_embeddings};
-use crate::puppet::{Expression, importance};
+use crate::puppet::{Attention, Expression, importance};
 
 /// Text encoder and UNet, which learn together.
 #[derive(Module, Debug)]
@@ -79,12 +79,39 @@ pub fn scheduler_config() -> SchedulerConfig {
     }
 }
 
+/// Samples in a row that show the same but for one thing. What they have in common cancels out between them, and what that one thing does is
+/// left: without that, few pixels of a mouth, or what is someone's own, are lost in what is different about all else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Siblings {
+    /// So many pictures of a character in a shot, each with another expression.
+    Expressions(u64),
+    /// So many characters of one sex in the same shot.
+    Characters(u64),
+}
+
+impl Siblings {
+    /// How many there are.
+    fn count(self) -> u64 {
+        match self {
+            Self::Expressions(count) | Self::Characters(count) => count,
+        }
+    }
+
+    /// What counts in their pictures.
+    fn attention(self) -> Attention {
+        match self {
+            Self::Expressions(_) => Attention::EXPRESSION,
+            Self::Characters(_) => Attention::IDENTITY,
+        }
+    }
+}
+
 /// Latents of drawn pictures, each computed when it is first asked for, and kept.
 pub struct Latents {
     vae: AutoencoderKL,
     seed: u64,
     size: usize,
-    siblings: u64,
+    siblings: Siblings,
     device: Device,
     kept: Vec<OnceLock<Vec<f16>>>,
 }
@@ -96,42 +123,50 @@ impl Latents {
             vae,
             seed,
             size,
-            siblings: 1,
+            siblings: Siblings::Expressions(1),
             device: device.clone(),
             kept: (0..most).map(|_| OnceLock::new()).collect(),
         }
     }
 
-    /// Each `siblings` samples show the same character in the same shot, but for the expression, which is another in each. What they have
-    /// in common cancels out between them, and what the expression's word does is left: without that, few pixels of a mouth are lost in
-    /// what is different about all else.
+    /// So many samples in a row are alike but for one thing.
     ///
     /// # Panics
-    /// If there are not 1 to as many siblings as there are expressions.
-    pub fn with_siblings(self, siblings: u64) -> Self {
-        assert!(
-            (1..=Expression::ALL.len() as u64).contains(&siblings),
-            "{siblings} siblings"
-        );
+    /// If there are no siblings, or more than there are expressions.
+    pub fn with_siblings(self, siblings: Siblings) -> Self {
+        let most = Expression::ALL.len() as u64;
+        assert!((1..=most).contains(&siblings.count()), "{siblings:?}");
         Self { siblings, ..self }
     }
 
     /// The number that all siblings of sample `number` have in common.
-    fn family(&self, number: u64) -> u64 {
-        number / self.siblings
+    pub(super) fn family(&self, number: u64) -> u64 {
+        number / self.siblings.count()
     }
 
     /// What sample `number` shows.
     pub fn example(&self, number: u64) -> Example {
         let number = number % self.kept.len() as u64;
         let mut example = Example::new(self.seed, self.family(number));
-        let all = Expression::ALL;
-        let first = all
-            .iter()
-            .position(|&one| one == example.shot.expression)
-            .unwrap_or(0);
-        let sibling = (number % self.siblings) as usize;
-        example.shot.expression = all[(first + sibling) % all.len()];
+        let sibling = number % self.siblings.count();
+        match self.siblings {
+            Siblings::Expressions(_) => {
+                let all = Expression::ALL;
+                let first = all.iter().position(|&one| one == example.shot.expression);
+                let own = first.unwrap_or(0) + sibling as usize;
+                example.shot.expression = all[own % all.len()];
+            }
+            // The first that comes, of as many as may be, whose sex the words tell.
+            Siblings::Characters(_) if sibling > 0 => {
+                let sex = example.character.sex;
+                let mut random = Stream::new(self.seed, number, "sibling");
+                while {
+                    example.character = Example::character(&mut random);
+                    example.character.sex != sex
+                } {}
+            }
+            Siblings::Characters(_) => {}
+        }
         example
     }
 
@@ -223,10 +258,11 @@ impl Painting {
     /// Faces count more than their share of a picture; all of a picture counts as it would. `[batch, 1, side, side]`
     fn importance(&self, samples: Range<u64>, side: usize, device: &Device) -> Tensor<4> {
         let count = (samples.end - samples.start) as usize;
+        let attention = self.latents.siblings.attention();
         let mut weights = Vec::with_capacity(count * side * side);
         for number in samples {
             let Example { character, shot } = self.latents.example(number);
-            let cells = importance(&character, &shot, side);
+            let cells = importance(&character, &shot, side, attention);
             let mean = cells.iter().sum::<f32>() / cells.len() as f32;
             weights.extend(cells.iter().map(|cell| cell / mean));
         }
@@ -292,7 +328,7 @@ mod tests {
     fn siblings_differ_in_the_expression_alone() {
         let device = Device::flex();
         let latents = Latents::new(vae_config().init(&device), 3, 96, 8, &device);
-        let latents = latents.with_siblings(4);
+        let latents = latents.with_siblings(Siblings::Expressions(4));
         for family in 0..2 {
             let examples: Vec<Example> = (0..4).map(|n| latents.example(4 * family + n)).collect();
             let expressions: BTreeSet<Expression> =
@@ -311,13 +347,31 @@ mod tests {
     }
 
     #[test]
+    fn siblings_are_different_people_in_the_same_shot() {
+        let device = Device::flex();
+        let latents = Latents::new(vae_config().init(&device), 3, 96, 8, &device);
+        let latents = latents.with_siblings(Siblings::Characters(4));
+        for family in 0..2 {
+            let examples: Vec<Example> = (0..4).map(|n| latents.example(4 * family + n)).collect();
+            let face = |one: &Example| crate::puppet::draw(&one.character, &one.shot, 96);
+            for (place, one) in examples.iter().enumerate() {
+                assert_eq!(one.shot, examples[0].shot);
+                assert_eq!(one.character.sex, examples[0].character.sex);
+                for other in &examples[..place] {
+                    assert!(face(one) != face(other), "the same character twice");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_family_shares_its_noise_level_and_levels_are_spread_evenly() {
         let device = Device::flex();
         let latents = Latents::new(vae_config().init(&device), 3, 96, 64, &device);
         let painting = Painting {
             seed: 3,
             batch: 16,
-            latents: latents.with_siblings(4),
+            latents: latents.with_siblings(Siblings::Expressions(4)),
             tokenizer: Tokenizer::open(concat!(env!("CARGO_MANIFEST_DIR"), "/model/tokenizer"))
                 .expect("the tokenizer"),
             schedule: NoiseSchedule::new(&scheduler_config()).expect("a schedule"),

@@ -41,7 +41,8 @@ impl Portraying {
         let (mut faces, mut seen, mut tokens) = (vec![], vec![], vec![]);
         for number in samples.clone() {
             let example = self.painting.latents.example(number);
-            let mut random = Stream::new(self.painting.seed, number, "portrait");
+            let family = self.painting.latents.family(number);
+            let mut random = Stream::new(self.painting.seed, family, "portrait");
             let mut shot = Shot::random(random.word());
             // A reference is near-frontal as a rule.
             if random.unit() < 0.5 {
@@ -56,7 +57,7 @@ impl Portraying {
                 faces.resize(faces.len() + 3 * SIZE * SIZE, 0.0);
             }
             seen.push(f32::from(u8::from(shown)));
-            let mut random = Stream::new(self.painting.seed, number, "words");
+            let mut random = Stream::new(self.painting.seed, family, "words");
             let words = training_caption(&example, &mut random);
             tokens.push(self.painting.tokenizer.encode_padded(&words));
         }

@@ -19,7 +19,7 @@ use samecast_pocket::examiners::{
     ShotExaminer, ShotModel, ShotTraining, crowd, gallery, measure_faces, measure_shots,
 };
 use samecast_pocket::puppet::{Caption, Character, Sex, read};
-use samecast_pocket::school::{Lesson, Pupil, save_module};
+use samecast_pocket::school::{Lesson, Pupil, Rule, save_module};
 
 /// Trains the examiners on pictures that the puppet draws, measures them on held-out characters, and has them judge generated pictures.
 #[derive(Parser, Debug)]
@@ -148,6 +148,7 @@ impl Run {
             batch: 32,
             parts: 2,
             steps: self.steps,
+            rule: Rule::AdamW,
             rate: 2e-3,
             warmup: 100,
             cooldown: 0.6,
@@ -170,6 +171,7 @@ impl Run {
             batch: 2 * FaceTraining::GROUP,
             parts: 2,
             steps: self.steps,
+            rule: Rule::AdamW,
             rate: 2e-3,
             warmup: 100,
             cooldown: 0.6,

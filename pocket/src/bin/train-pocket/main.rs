@@ -15,9 +15,10 @@ use ip_adapter::{IpAdapter, Options};
 use samecast_pocket::model;
 use samecast_pocket::puppet::{Character, Shot, caption};
 use samecast_pocket::school::{
-    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Portraying, Pupil, SIZE,
-    Studio, clip_name, clip_vision_config, load_module, measure_clip, measure_vae, save_module,
-    scheduler_config, text_config, train_tokenizer, vae_config, write_clip, write_configs,
+    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Portraying, Pupil, Rule,
+    SIZE, Siblings, Studio, clip_name, clip_vision_config, load_module, measure_clip, measure_vae,
+    save_module, scheduler_config, text_config, train_tokenizer, vae_config, write_clip,
+    write_configs,
 };
 use sd_diffusion::NoiseSchedule;
 use sd_vae::{AutoencoderKL, VaeConfig};
@@ -68,6 +69,9 @@ enum Command {
         /// Which of the two
         #[arg(value_enum)]
         kind: Kind,
+        /// So many samples in a row show different people in the same shot: 1, 2 or 4
+        #[arg(long, default_value_t = 1, value_parser = siblings)]
+        siblings: u64,
         #[command(flatten)]
         run: Run,
     },
@@ -118,6 +122,9 @@ struct Run {
     /// Where no state is, begin with the weights in the model's folder
     #[arg(long)]
     from_model: bool,
+    /// Matrices and kernels learn by Muon, all else by AdamW as without it
+    #[arg(long)]
+    muon: bool,
 }
 
 /// A batch and each of its halves are whole families.
@@ -155,7 +162,11 @@ fn main() -> ExitCode {
                 run,
             } => cli.painter(*siblings, *rate, run),
             Command::Clip(run) => cli.clip(run),
-            Command::IpAdapter { kind, run } => cli.ip_adapter(*kind, run),
+            Command::IpAdapter {
+                kind,
+                siblings,
+                run,
+            } => cli.ip_adapter(*kind, *siblings, run),
             Command::Seal => cli.seal(),
             Command::Paint(options) => cli.paint(options),
         });
@@ -169,6 +180,10 @@ fn main() -> ExitCode {
 }
 
 impl Run {
+    fn rule(&self) -> Rule {
+        if self.muon { Rule::Muon } else { Rule::AdamW }
+    }
+
     /// Trains on until the run's end, its time's end, or Ctrl-C; not at all if what there is is wanted.
     fn learn<M: Module + Sync>(
         &self,
@@ -203,6 +218,7 @@ impl Cli {
             batch: 8,
             parts: 2,
             steps: run.steps,
+            rule: run.rule(),
             rate: 1e-3,
             warmup: 200,
             cooldown: 0.4,
@@ -246,8 +262,9 @@ impl Cli {
             batch: 32,
             parts: 2,
             steps: run.steps,
+            rule: run.rule(),
             rate,
-            warmup: 300,
+            warmup: 300.min(run.steps / 8),
             cooldown: 0.3,
             beta2: 0.99,
             decay: 0.01,
@@ -261,6 +278,7 @@ impl Cli {
         };
         let mut pupil = Pupil::new(painter, lesson, &self.runs)?;
         let mut task = self.painting(&device)?;
+        let siblings = Siblings::Expressions(siblings);
         task.latents = task.latents.with_siblings(siblings);
         run.learn(&mut pupil, |model, samples| {
             task.loss(model, samples, &training)
@@ -279,6 +297,7 @@ impl Cli {
             batch: 48,
             parts: 2,
             steps: run.steps,
+            rule: run.rule(),
             rate: 1e-3,
             warmup: 300.min(run.steps / 8),
             cooldown: 0.5,
@@ -316,7 +335,7 @@ impl Cli {
         )
     }
 
-    fn ip_adapter(&self, kind: Kind, run: &Run) -> Result<()> {
+    fn ip_adapter(&self, kind: Kind, siblings: u64, run: &Run) -> Result<()> {
         let device = self.device();
         let training = device.clone().autodiff();
         let name = match kind {
@@ -328,6 +347,7 @@ impl Cli {
             batch: 32,
             parts: 2,
             steps: run.steps,
+            rule: run.rule(),
             rate: 1e-3,
             warmup: 200.min(run.steps / 8),
             cooldown: 0.5,
@@ -346,8 +366,11 @@ impl Cli {
             Kind::Plus => IpAdapter::plus(&painter.unet, width.hidden_size, 8, [1, 1], &training),
         };
         let mut pupil = Pupil::new(adapter, lesson, &self.runs)?;
+        let mut painting = self.painting(&device)?;
+        let siblings = Siblings::Characters(siblings);
+        painting.latents = painting.latents.with_siblings(siblings);
         let task = Portraying {
-            painting: self.painting(&device)?,
+            painting,
             text_encoder: painter.text_encoder.valid(),
             unet: painter.unet.no_grad(),
             image_encoder: clip.vision,
