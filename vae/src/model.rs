@@ -101,6 +101,15 @@ impl AutoencoderKL {
         self.decoder.forward(latent)
     }
 
+    /// Gradients reach the decoder alone, so that training leaves all latents as they are.
+    pub fn with_frozen_encoder(self) -> Self {
+        Self {
+            encoder: self.encoder.no_grad(),
+            quant_conv: self.quant_conv.map(Module::no_grad),
+            ..self
+        }
+    }
+
     /// The sizes that it was made with.
     pub fn config(&self) -> &VaeConfig {
         &self.config

@@ -30,5 +30,5 @@ pub use painter::{
     velocity_loss,
 };
 pub use portrait::Portraying;
-pub use vae::{Autoencoding, measure as measure_vae, vae_config};
+pub use vae::{Autoencoding, Decoding, measure as measure_vae, vae_config};
 pub use words::{POSITIONS, train_tokenizer, training_caption};

@@ -2,6 +2,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use sd_vae::{AutoencoderKL, VaeConfig};
 
 use super::{Example, Stream, pictures};
+use crate::puppet::{Attention, face_box, importance};
 
 /// Sizes of the pocket model's VAE: a cell of the latent is 4 × 4 pixels.
 pub fn vae_config() -> VaeConfig {
@@ -29,8 +30,7 @@ pub struct Autoencoding {
 }
 
 impl Autoencoding {
-    /// The loss over samples of the run: how far the colours are off and how far their differences between neighbours are, which keeps
-    /// lines sharp; and the divergence (Kingma & Welling 2013).
+    /// The loss over samples of the run: how unlike the pictures are that come back, and the divergence (Kingma & Welling 2013).
     pub fn loss(
         &self,
         model: &AutoencoderKL,
@@ -61,16 +61,92 @@ impl Autoencoding {
         .mean()
             * 0.5;
         let error = model.decode(posterior.sample(noise)) - image;
-        let [_, _, rows, columns] = error.dims();
-        let down = error.clone().slice([0..batch, 0..3, 1..rows])
-            - error.clone().slice([0..batch, 0..3, 0..rows - 1]);
-        let across = error.clone().slice([0..batch, 0..3, 0..rows, 1..columns])
-            - error
-                .clone()
-                .slice([0..batch, 0..3, 0..rows, 0..columns - 1]);
-        let colours = error.clone().abs().mean() + error.square().mean() * 4.0;
-        let edges = down.abs().mean() + across.abs().mean();
-        colours + edges * 0.25 + divergence * self.divergence
+        let alike = Tensor::ones([batch, 1, self.crop, self.crop], device);
+        unlikeness(error, alike) + divergence * self.divergence
+    }
+}
+
+/// How far colours are off, and how far their differences between neighbours are, which keeps lines sharp; each pixel counts by its
+/// `importance`, `[batch, 1, height, width]`.
+fn unlikeness(error: Tensor<4>, importance: Tensor<4>) -> Tensor<1> {
+    let [batch, _, rows, columns] = error.dims();
+    let below = |x: &Tensor<4>| x.clone().slice([0..batch, 0..x.dims()[1], 1..rows]);
+    let above = |x: &Tensor<4>| x.clone().slice([0..batch, 0..x.dims()[1], 0..rows - 1]);
+    let right = |x: &Tensor<4>| {
+        let channels = x.dims()[1];
+        x.clone()
+            .slice([0..batch, 0..channels, 0..rows, 1..columns])
+    };
+    let left = |x: &Tensor<4>| {
+        let channels = x.dims()[1];
+        x.clone()
+            .slice([0..batch, 0..channels, 0..rows, 0..columns - 1])
+    };
+    let down = (below(&error) - above(&error)).abs() * below(&importance);
+    let across = (right(&error) - left(&error)).abs() * right(&importance);
+    let off = error.clone().abs() + error.square() * 4.0;
+    (off * importance).mean() + (down.mean() + across.mean()) * 0.25
+}
+
+/// What the decoder alone learns from, once the UNet knows the latents: squares about faces, and in each fourth sample from anywhere.
+#[derive(Clone, Debug)]
+pub struct Decoding {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Side of a picture in pixels.
+    pub size: usize,
+    /// Side of the square that is cut out of it, in pixels.
+    pub crop: usize,
+    /// The VAE that encodes, on the device without gradients.
+    pub encoder: AutoencoderKL,
+}
+
+impl Decoding {
+    /// [`Autoencoding::loss`]'s without the divergence over samples of the run, in which what tells a face's expression counts most.
+    pub fn loss(
+        &self,
+        model: &AutoencoderKL,
+        samples: std::ops::Range<u64>,
+        plain: &Device,
+        training: &Device,
+    ) -> Tensor<1> {
+        let examples: Vec<Example> = samples
+            .clone()
+            .map(|n| Example::new(self.seed, n))
+            .collect();
+        let corners: Vec<[usize; 2]> = (samples.zip(&examples))
+            .map(|(number, example)| self.corner(number, example))
+            .collect();
+        let (size, crop) = (self.size, self.crop);
+        let image = pictures(&examples, size, crop, |index| corners[index], plain);
+        let mut weights = Vec::with_capacity(examples.len() * crop * crop);
+        for (Example { character, shot }, [top, left]) in examples.iter().zip(&corners) {
+            let pixels = importance(character, shot, size, Attention::EXPRESSION);
+            let mean = pixels.iter().sum::<f32>() / pixels.len() as f32;
+            for row in pixels.chunks_exact(size).skip(*top).take(crop) {
+                weights.extend(row[*left..left + crop].iter().map(|pixel| pixel / mean));
+            }
+        }
+        let weights = TensorData::new(weights, [examples.len(), 1, crop, crop]);
+        let weights = Tensor::from_data(weights, training);
+        let latent = self.encoder.encode(image.clone()).mean;
+        let error = model.decode(Tensor::from_inner(latent)) - Tensor::from_inner(image);
+        unlikeness(error, weights)
+    }
+
+    /// The upper left corner of a sample's square.
+    fn corner(&self, number: u64, Example { character, shot }: &Example) -> [usize; 2] {
+        let mut random = Stream::new(self.seed, number, "corner");
+        let room = self.size - self.crop;
+        if number.is_multiple_of(4) {
+            return [0, 1].map(|_| random.below(room + 1));
+        }
+        let face = face_box(character, shot, self.size as u32);
+        let reach = self.crop / 6;
+        [face.top, face.left].map(|edge| {
+            let middle = edge as usize + face.side as usize / 2 + random.below(2 * reach + 1);
+            middle.saturating_sub(self.crop / 2 + reach).min(room)
+        })
     }
 }
 

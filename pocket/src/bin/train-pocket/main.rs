@@ -15,10 +15,10 @@ use ip_adapter::{IpAdapter, Options};
 use samecast_pocket::model;
 use samecast_pocket::puppet::{Character, Shot, caption};
 use samecast_pocket::school::{
-    Autoencoding, Clip, Comparing, Latents, Lesson, Painter, Painting, Portraying, Pupil, Rule,
-    SIZE, Siblings, Studio, clip_name, clip_vision_config, load_module, measure_clip, measure_vae,
-    save_module, scheduler_config, text_config, train_tokenizer, vae_config, write_clip,
-    write_configs,
+    Autoencoding, Clip, Comparing, Decoding, Latents, Lesson, Painter, Painting, Portraying, Pupil,
+    Rule, SIZE, Siblings, Studio, clip_name, clip_vision_config, load_module, measure_clip,
+    measure_vae, save_module, scheduler_config, text_config, train_tokenizer, vae_config,
+    write_clip, write_configs,
 };
 use sd_diffusion::NoiseSchedule;
 use sd_vae::{AutoencoderKL, VaeConfig};
@@ -51,6 +51,8 @@ enum Command {
     },
     /// The VAE
     Vae(Run),
+    /// The VAE's decoder alone, on faces above all; begins with the weights in the model's folder, and leaves all latents as they are
+    Decoder(Run),
     /// Text encoder and UNet; needs tokenizer and VAE
     Painter {
         /// So many samples in a row differ in the expression alone: 1, 2 or 4
@@ -156,6 +158,7 @@ fn main() -> ExitCode {
         .and_then(|()| match &cli.command {
             Command::Tokenizer { text } => cli.train_tokenizer(text),
             Command::Vae(run) => cli.vae(run),
+            Command::Decoder(run) => cli.decoder(run),
             Command::Painter {
                 siblings,
                 rate,
@@ -251,6 +254,44 @@ impl Cli {
             ..vae_config()
         };
         write_configs(&self.model, &config, &text_config(self.vocabulary()?))?;
+        Ok(save_module(&model, &self.weights("vae"), own_name)?)
+    }
+
+    fn decoder(&self, run: &Run) -> Result<()> {
+        let device = self.device();
+        let training = device.clone().autodiff();
+        let lesson = Lesson {
+            name: "decoder",
+            batch: 16,
+            parts: 2,
+            steps: run.steps,
+            rule: run.rule(),
+            rate: 1e-3,
+            warmup: 100.min(run.steps / 8),
+            cooldown: 0.6,
+            beta2: 0.99,
+            decay: 0.0,
+            clip: 1.0,
+            average: 0.998,
+        };
+        let vae = self.trained_vae(&training)?.with_frozen_encoder();
+        let mut pupil = Pupil::new(vae, lesson, &self.runs)?;
+        let task = Decoding {
+            seed: self.seed,
+            size: SIZE,
+            crop: 48,
+            encoder: self.trained_vae(&device)?,
+        };
+        run.learn(&mut pupil, |model, samples| {
+            task.loss(model, samples, &device, &training)
+        })?;
+        let model = pupil.averaged().valid();
+        let found = measure_vae(&model, SIZE, 64, &device);
+        println!(
+            "step {}: {:.2} dB on held-out characters",
+            pupil.done(),
+            found.psnr
+        );
         Ok(save_module(&model, &self.weights("vae"), own_name)?)
     }
 
@@ -361,7 +402,9 @@ impl Cli {
         let width = clip_vision_config();
         let path = self.model.join(format!("ip_adapter/{name}.safetensors"));
         let adapter = match kind {
-            _ if run.from_model => IpAdapter::open(&path, &Options::default(), &training)?,
+            _ if run.from_model => {
+                IpAdapter::open(&path, &Options::default(), &training)?.set_require_grad(true)
+            }
             Kind::Base => IpAdapter::base(&painter.unet, width.projection_dim, 4, &training),
             Kind::Plus => IpAdapter::plus(&painter.unet, width.hidden_size, 8, [1, 1], &training),
         };
