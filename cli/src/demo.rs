@@ -24,7 +24,7 @@ const TRIGGER: &str = "mychar001";
 const PICTURES: &str = "pictures";
 const LIBRARY: &str = "drama-assets";
 /// The recipe for so small a model: it learns a face faster than Stable Diffusion does, and knows no words but those of its captions.
-const TRAIN_STEPS: usize = 800;
+const TRAIN_STEPS: usize = 400;
 const LEARNING_RATE: f64 = 1e-3;
 const RANK: usize = 16;
 /// So small a model has no attention at its finest level, where the face's details are made: convolutions must learn them.

@@ -144,8 +144,12 @@ impl<M: Module + Sync> Pupil<M> {
     ///
     /// # Errors
     /// If a state is there but cannot be gone on from.
+    ///
+    /// # Panics
+    /// If no parameter asks for gradients.
     pub fn new(model: M, lesson: Lesson, folder: &Path) -> Result<Self, LearnError> {
         let start = values(&model);
+        assert!(!start.is_empty(), "no parameter asks for gradients");
         let parameters = shapes(&model).into_iter();
         let parameters = parameters.map(|shape| Parameter::new(shape, lesson.rule));
         // The momentum is kept here, with all else that a state holds.

@@ -187,3 +187,62 @@ pub fn measure(model: &AutoencoderKL, size: usize, count: u64, device: &Device) 
         mean,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::puppet::{Character, Shot};
+    use crate::school::{gradients, shapes};
+
+    #[test]
+    fn the_decoder_learns_from_faces_and_the_encoder_stays_as_it_is() {
+        let (plain, training) = (Device::flex(), Device::flex().autodiff());
+        let model = vae_config().init(&training).with_frozen_encoder();
+        let all = shapes(&model);
+        assert!(all.len() > 20);
+        for one in &all {
+            let decodes = ["decoder.", "post_quant_conv."];
+            assert!(
+                decodes.iter().any(|part| one.path.starts_with(part)),
+                "{}",
+                one.path
+            );
+        }
+        let task = Decoding {
+            seed: 2,
+            size: 96,
+            crop: 48,
+            encoder: vae_config().init(&plain),
+        };
+        let loss = task.loss(&model, 0..2, &plain, &training);
+        let found = gradients(&model, &loss.backward());
+        assert!(found.iter().any(|&slope| slope != 0.0));
+        assert!(found.iter().all(|slope| slope.is_finite()));
+        // Three of four squares hold the middle of the face.
+        for number in 1..4 {
+            let (character, shot) = (Character::from_seed(number), Shot::random(number));
+            let face = face_box(&character, &shot, 96);
+            let [top, left] = task.corner(number, &Example { character, shot });
+            for (corner, edge) in [(top, face.top), (left, face.left)] {
+                let middle = (edge + face.side / 2) as usize;
+                assert!((corner..corner + 48).contains(&middle), "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_counts_more_is_felt_more() {
+        let device = Device::flex();
+        let error = |at: usize| {
+            let mut values = vec![0.0; 2 * 2 * 3];
+            values[at] = 0.5;
+            Tensor::<4>::from_data(TensorData::new(values, [1, 3, 2, 2]), &device)
+        };
+        let importance = TensorData::new(vec![0.0_f32, 1.0, 1.0, 4.0], [1, 1, 2, 2]);
+        let importance = Tensor::<4>::from_data(importance, &device);
+        let felt = |at| unlikeness(error(at), importance.clone()).into_scalar::<f32>();
+        // 0.5 + 4 · 0.5², at one number of twelve; and a quarter of the edge on each side, of six each way.
+        assert!((felt(3) - (4.0 * 1.5 / 12.0 + 0.25 * 2.0 * 4.0 * 0.5 / 6.0)).abs() < 1e-6);
+        assert!(felt(0) < felt(1) && felt(1) < felt(3));
+    }
+}
