@@ -5,7 +5,9 @@ use burn::tensor::{Device, FloatDType};
 use character_library::LossLog;
 use lora_core::{Dialect, Precision as LoraPrecision};
 use lora_trainer::{Base, CaptionSource, Dataset, LrScheduler, TrainConfig, TrainError, Trainer};
-use sd_pipeline::{Checkpoint, CheckpointOptions, OpenOptions, StableDiffusion, WeightsMemory};
+use sd_pipeline::{
+    Checkpoint, CheckpointOptions, OpenOptions, StableDiffusion, TrainedConvolutions, WeightsMemory,
+};
 use serde_json::{Value, json};
 
 use crate::args::{self, Common, Format, Model, SavePrecision, Steps, Train, TrainOptions};
@@ -198,8 +200,9 @@ fn check_room(
 ) -> Result<(), Failure> {
     let weights = WeightsMemory::of(checkpoint, options, FloatDType::F32);
     let (side, batch) = (config.resolution, config.batch_size);
-    let needed = weights.to_train(side, batch, config.gradient_checkpointing);
-    let with = |side, batch| weights.to_train(side, batch, true);
+    let convolutions = TrainedConvolutions::of(checkpoint, config.size(), config.conv_size());
+    let needed = weights.to_train(side, batch, config.gradient_checkpointing, convolutions);
+    let with = |side, batch| weights.to_train(side, batch, true, convolutions);
     let (mut way, mut smaller) = (vec![], vec![]);
     if !config.gradient_checkpointing {
         way.push("--gradient-checkpointing true".to_owned());

@@ -36,7 +36,7 @@ pub use clip::{Clip, TextTower};
 pub use error::PipelineError;
 pub use generate::{Evaluations, Generated, InitImage, Progress, Request, RngKind};
 pub use image_encoder::{ImageEncoder, ImageEncoderFile};
-pub use memory::WeightsMemory;
+pub use memory::{TrainedConvolutions, WeightsMemory};
 pub use model::{OpenOptions, StableDiffusion};
 pub use portrait::{
     AdapterFile, Faces, HashedFile, ImagePrompt, LazyImageEncoder, Portrait, PortraitCache,

@@ -1,6 +1,7 @@
 //! How much memory the work takes on the CPU, told before it begins.
 
 use burn::tensor::{DType, FloatDType};
+use lora_core::{Component, FactorSize, kohya_sizes};
 
 use crate::{Checkpoint, MatrixType, OpenOptions, Part, Request, StoredType};
 
@@ -12,6 +13,9 @@ const DECODING: u64 = 2_900;
 const DENOISING: u64 = 1_000;
 const TRAINING_CHECKPOINTED: u64 = 4_000;
 const TRAINING: u64 = 6_200;
+
+/// Bytes that each number of a LoRA's factors takes in training: itself, its gradient, and AdamW's two moments.
+const TRAINED: u64 = 4 * 4;
 
 /// Bytes that the weights of a model take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,13 +77,64 @@ impl WeightsMemory {
     }
 
     /// With what a training step needs beside them, for pictures of `resolution` pixels squared.
-    pub fn to_train(&self, resolution: usize, batch: usize, gradient_checkpointing: bool) -> u64 {
+    pub fn to_train(
+        &self,
+        resolution: usize,
+        batch: usize,
+        gradient_checkpointing: bool,
+        convolutions: TrainedConvolutions,
+    ) -> u64 {
         let pixels = area(resolution, resolution).saturating_mul(batch as u64);
-        let each = match gradient_checkpointing {
-            true => TRAINING_CHECKPOINTED,
-            false => TRAINING,
+        // Without checkpointing, the kernels with their factors added in are kept until their gradients are known.
+        let (each, kernels) = match gradient_checkpointing {
+            true => (TRAINING_CHECKPOINTED, 0),
+            false => (TRAINING, 4 * convolutions.kernels),
         };
-        self.total().saturating_add(pixels.saturating_mul(each))
+        self.total()
+            .saturating_add(pixels.saturating_mul(each))
+            .saturating_add(kernels + TRAINED * convolutions.factors)
+    }
+}
+
+/// What a LoCon trains of a UNet and a LoRA does not: its residual blocks, downsamplers and upsamplers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrainedConvolutions {
+    /// Numbers of the weights that get factors.
+    pub kernels: u64,
+    /// Numbers of these factors.
+    pub factors: u64,
+}
+
+impl TrainedConvolutions {
+    /// Those of a checkpoint's UNet, by [`kohya_sizes`]; none if no convolution is trained.
+    pub fn of(checkpoint: &Checkpoint, size: FactorSize, conv: Option<FactorSize>) -> Self {
+        let weights = checkpoint.weights(Part::Unet);
+        let shapes = weights.names().filter_map(|(ours, _)| {
+            let path = ours.strip_suffix(".weight")?;
+            Some((path, weights.shape(ours)?))
+        });
+        Self::among(shapes, size, conv)
+    }
+
+    fn among<'a>(
+        shapes: impl Iterator<Item = (&'a str, &'a [usize])>,
+        size: FactorSize,
+        conv: Option<FactorSize>,
+    ) -> Self {
+        let locon = kohya_sizes(Component::Unet, size, conv);
+        let lora = kohya_sizes(Component::Unet, size, None);
+        let mut sum = Self::default();
+        for (path, shape) in shapes.filter(|(_, shape)| shape.len() > 1) {
+            let Some(FactorSize { rank, .. }) = locon(path, shape) else {
+                continue;
+            };
+            if lora(path, shape).is_none() {
+                let fan_in: usize = shape[1..].iter().product();
+                sum.kernels += (shape[0] * fan_in) as u64;
+                sum.factors += (rank * (shape[0] + fan_in)) as u64;
+            }
+        }
+        sum
     }
 }
 
@@ -167,10 +222,45 @@ mod tests {
             unet: 3_438_000_000,
             vae: 335_000_000,
         };
+        let none = TrainedConvolutions::default();
         for (gradient_checkpointing, measured) in [(true, 6.4e9), (false, 7.48e9)] {
-            let told = weights.to_train(512, 2, gradient_checkpointing) as f64;
+            let told = weights.to_train(512, 2, gradient_checkpointing, none) as f64;
             let apart = (told - measured) / measured;
             assert!(apart.abs() < 0.05, "{told:e}, measured {measured:e}");
         }
+        // What `--conv-rank 32` adds to it, for all modules of a UNet of this size.
+        let locon = TrainedConvolutions {
+            kernels: 590_028_800,
+            factors: 20_060_160,
+        };
+        for (gradient_checkpointing, measured) in [(true, 0.3e9), (false, 2.6e9)] {
+            let told =
+                |convolutions| weights.to_train(512, 2, gradient_checkpointing, convolutions);
+            let more = (told(locon) - told(none)) as f64;
+            assert!(
+                (more - measured).abs() < 0.1e9,
+                "{more:e}, measured {measured:e}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_locon_trains_what_a_lora_leaves() {
+        let size = |rank| FactorSize { rank, alpha: 16.0 };
+        let shapes: [(&str, &[usize]); 5] = [
+            ("down_blocks.0.resnets.0.conv1", &[8, 4, 3, 3]),
+            ("down_blocks.0.resnets.0.conv_shortcut", &[8, 4, 1, 1]),
+            ("down_blocks.0.resnets.0.norm1", &[4]),
+            ("down_blocks.0.attentions.0.proj_in", &[8, 8, 1, 1]),
+            ("conv_in", &[4, 4, 3, 3]),
+        ];
+        let none = TrainedConvolutions::among(shapes.into_iter(), size(3), None);
+        assert_eq!(none, TrainedConvolutions::default());
+        let found = TrainedConvolutions::among(shapes.into_iter(), size(3), Some(size(2)));
+        let expected = TrainedConvolutions {
+            kernels: 8 * 36 + 8 * 4,
+            factors: 2 * (8 + 36) + 3 * (8 + 4),
+        };
+        assert_eq!(found, expected);
     }
 }
