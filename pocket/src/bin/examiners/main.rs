@@ -19,7 +19,7 @@ use samecast_pocket::examiners::{
     ShotExaminer, ShotModel, ShotTraining, crowd, gallery, measure_faces, measure_shots,
 };
 use samecast_pocket::puppet::{Caption, Character, Sex, read};
-use samecast_pocket::school::{Lesson, Pupil, Rule, save_module};
+use samecast_pocket::school::{Lesson, Pupil, Rule, load_module, save_module};
 
 /// Trains the examiners on pictures that the puppet draws, measures them on held-out characters, and has them judge generated pictures.
 #[derive(Parser, Debug)]
@@ -68,6 +68,9 @@ struct Run {
     /// Seed of all that is random
     #[arg(long, default_value_t = 2)]
     seed: u64,
+    /// Where no state is, begin with the network in the examiners' folder
+    #[arg(long)]
+    from_model: bool,
 }
 
 #[derive(Args, Debug)]
@@ -157,7 +160,8 @@ impl Run {
             clip: 1.0,
             average: 0.997,
         };
-        let mut pupil = Pupil::new(ShotModel::new(&training), lesson, &self.runs)?;
+        let model = self.begin(ShotModel::new(&training), &folder.join(ShotExaminer::FILE))?;
+        let mut pupil = Pupil::new(model, lesson, &self.runs)?;
         let task = ShotTraining { seed: self.seed };
         let loss = |model: &_, samples| task.loss(model, samples, &training);
         pupil.learn(loss, self.minutes, &STOP)?;
@@ -180,7 +184,9 @@ impl Run {
             clip: 1.0,
             average: 0.995,
         };
-        let mut pupil = Pupil::new(FacePupil::new(&training), lesson, &self.runs)?;
+        let mut model = FacePupil::new(&training);
+        model.model = self.begin(model.model, &folder.join(FaceExaminer::FILE))?;
+        let mut pupil = Pupil::new(model, lesson, &self.runs)?;
         let task = FaceTraining { seed: self.seed };
         let loss = |model: &_, samples| task.loss(model, samples, &training);
         pupil.learn(loss, self.minutes, &STOP)?;
@@ -189,11 +195,23 @@ impl Run {
             &folder.join(FaceExaminer::FILE),
         )
     }
+
+    /// The network that training begins with.
+    fn begin<M: Module>(&self, new: M, path: &Path) -> Result<M> {
+        match self.from_model {
+            true => Ok(load_module(new, path, own_name)?),
+            false => Ok(new),
+        }
+    }
 }
 
 /// A parameter's name in the file is its path in the model.
+fn own_name(path: &str) -> Option<String> {
+    Some(path.to_owned())
+}
+
 fn save<M: Module>(model: &M, path: &Path) -> Result<()> {
-    save_module(model, path, |name| Some(name.to_owned()))?;
+    save_module(model, path, own_name)?;
     eprintln!("`{}` is written", path.display());
     Ok(())
 }

@@ -16,10 +16,10 @@ pub(super) fn brow(canvas: &mut Canvas, scene: &Scene<'_>, side: f32) {
     // Downwards is positive: the inner end, the middle, the outer end, and how much nearer the inner end is to the nose.
     let (inner, middle, outer, near) = match scene.shot.expression {
         Expression::Neutral => (0.0, 0.0, 0.0, 0.0),
-        Expression::Smile => (-0.03, -0.05, -0.01, 0.0),
-        Expression::Angry => (0.17, 0.05, -0.09, 0.06),
-        Expression::Surprised => (-0.13, -0.19, -0.12, 0.0),
-        Expression::Sad => (-0.15, -0.02, 0.07, 0.03),
+        Expression::Smile => (-0.04, -0.07, -0.01, 0.0),
+        Expression::Angry => (0.23, 0.06, -0.13, 0.07),
+        Expression::Surprised => (-0.18, -0.26, -0.17, 0.0),
+        Expression::Sad => (-0.22, -0.03, 0.12, 0.04),
     };
     let base = -0.28 + 0.035 * man;
     let slant = 0.026 * brows.slant;

@@ -28,9 +28,9 @@ fn lids(expression: Expression) -> Lids {
     match expression {
         Expression::Neutral => lids(0.95, 0.0, 0.0, 0.0, 1.0),
         Expression::Smile => lids(0.88, 0.0, 0.0, 0.42, 1.0),
-        Expression::Angry => lids(0.86, 0.50, -0.05, 0.18, 0.94),
-        Expression::Surprised => lids(1.30, -0.05, -0.05, -0.12, 0.86),
-        Expression::Sad => lids(0.90, -0.05, 0.42, 0.10, 1.0),
+        Expression::Angry => lids(0.86, 0.62, -0.05, 0.20, 0.92),
+        Expression::Surprised => lids(1.40, -0.05, -0.05, -0.15, 0.80),
+        Expression::Sad => lids(0.90, -0.05, 0.55, 0.10, 1.0),
     }
 }
 

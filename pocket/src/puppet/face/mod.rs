@@ -12,6 +12,7 @@ use super::color::{Color, rgb};
 use super::geometry::{Vec2, lerp, sin_cos, smoothstep, vec2, vec3};
 use super::paint::{darken, lit};
 use super::scene::Scene;
+use super::shot::Expression;
 
 /// Height of the eyes' middle.
 pub(crate) const EYES: f32 = 0.07;
@@ -28,17 +29,69 @@ pub(crate) fn head(canvas: &mut Canvas, scene: &Scene<'_>) -> Mask {
     // Warmth where the blood is near: cheeks and nose.
     let pale = scene.character.skin.luma();
     let blush = rgb(1.03, lerp(0.80, 0.68, pale), lerp(0.80, 0.70, pale));
+    let mood = mood(scene.shot.expression);
     for side in [-1.0, 1.0] {
         let cheek = scene.face(side * 0.42, 0.34);
         let seen = scene.face(side * 0.60, 0.34).x - scene.face(side * 0.24, 0.34).x;
-        let radii = vec2((seen.abs() * 0.62).max(0.004), 0.038);
+        let radii = vec2((seen.abs() * 0.62).max(0.004), 0.038) * mood.spread;
         canvas.fill_in(&Path::ellipse(cheek, radii, 0.0), &mask, |p, below| {
             let d = vec2((p.x - cheek.x) / radii.x, (p.y - cheek.y) / radii.y).length();
-            (below * blush, 0.62 * (1.0 - smoothstep(0.1, 1.0, d)))
+            let strength = mood.cheeks * (1.0 - smoothstep(0.1, 1.0, d));
+            (below * blush * mood.cheek, strength)
         });
     }
+    // A mood shows around the eyes too, in the language of comics: red with anger, blue with grief.
+    let middle = scene.face(0.0, -0.16);
+    let reach = vec2(0.72, 0.44) * scene.head.scale;
+    canvas.fill_in(&Path::ellipse(middle, reach, 0.0), &mask, |p, below| {
+        let d = vec2((p.x - middle.x) / reach.x, (p.y - middle.y) / reach.y).length();
+        (below * mood.around_eyes, 1.0 - smoothstep(0.3, 1.0, d))
+    });
     jaw_shade(canvas, scene, &mask);
     mask
+}
+
+/// What an expression does to the colour of the skin.
+struct Mood {
+    /// How strong the cheeks' colour is, how much farther it goes, and what it is multiplied by.
+    cheeks: f32,
+    spread: f32,
+    cheek: Color,
+    /// What the skin around eyes and brows is multiplied by.
+    around_eyes: Color,
+}
+
+fn mood(expression: Expression) -> Mood {
+    let calm = Mood {
+        cheeks: 0.62,
+        spread: 1.0,
+        cheek: rgb(1.0, 1.0, 1.0),
+        around_eyes: rgb(1.0, 1.0, 1.0),
+    };
+    match expression {
+        Expression::Neutral => calm,
+        Expression::Smile => Mood {
+            cheeks: 0.95,
+            spread: 1.25,
+            cheek: rgb(1.04, 0.88, 0.94),
+            ..calm
+        },
+        Expression::Angry => Mood {
+            cheeks: 0.40,
+            cheek: rgb(1.0, 0.92, 0.88),
+            around_eyes: rgb(1.02, 0.74, 0.68),
+            ..calm
+        },
+        Expression::Surprised => Mood {
+            cheeks: 0.10,
+            ..calm
+        },
+        Expression::Sad => Mood {
+            cheek: rgb(0.86, 1.12, 1.30),
+            around_eyes: rgb(0.80, 0.88, 1.08),
+            ..calm
+        },
+    }
 }
 
 /// The underside of the jaw, as far as it is seen.

@@ -21,9 +21,17 @@ pub(super) fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
     // The lips curve around the teeth, which is seen from the side alone.
     let aside = sideways(scene).abs();
     let back = 0.26 * aside * aside * aside;
+    // A drawn face shows more than a real one, so that it is read where it is small.
+    let (broad, tall) = match scene.shot.expression {
+        Expression::Neutral => (1.0, 1.0),
+        Expression::Smile => (1.18, 1.22),
+        Expression::Angry => (1.16, 1.25),
+        Expression::Surprised => (1.20, 1.10),
+        Expression::Sad => (1.10, 1.12),
+    };
     let at = |x: f32, y: f32| {
         let lift = 0.05 - back * (0.7 * x.abs() + 0.3 * x * x);
-        scene.raised(x * wide, y0 + y, lift)
+        scene.raised(x * wide * broad, y0 + y * tall, lift)
     };
     let lip = if woman {
         mouth.color
@@ -174,7 +182,7 @@ pub(super) fn mouth(canvas: &mut Canvas, scene: &Scene<'_>) {
         expression => {
             // Closed lips: how low the corners are, how low the middle, and how wide it is.
             let (corner, middle, stretch) = match expression {
-                Expression::Sad => (0.070, -0.020, 0.84),
+                Expression::Sad => (0.115, -0.030, 0.84),
                 _ => (-0.006, 0.012, 1.0),
             };
             let p = |x: f32, y: f32| at(x * stretch, y);
