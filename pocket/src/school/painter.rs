@@ -209,6 +209,9 @@ pub struct Painting {
     pub tokenizer: Tokenizer,
     /// The noise levels.
     pub schedule: NoiseSchedule,
+    /// Share of families that are noise alone, 0 to 1, at one of the highest levels of noise. That is what drawing begins with, while any
+    /// noisy picture shows a little of itself; so what is made of nothing is learned too.
+    pub blind: f32,
 }
 
 impl Painting {
@@ -243,16 +246,33 @@ impl Painting {
             })
             .collect();
         let noise = Tensor::from_data(TensorData::new(noise, shape), device);
-        let timesteps: Vec<usize> = samples.map(|n| self.timestep(n)).collect();
+        let (timesteps, shown): (Vec<usize>, Vec<f32>) =
+            samples.map(|n| self.timestep_and_shown(n)).unzip();
+        let shown = TensorData::new(shown, [timesteps.len(), 1, 1, 1]);
+        let shown = Tensor::from_data(shown, device);
+        let noisy = (self.schedule).add_noise(latents.clone() * shown, noise.clone(), &timesteps);
+        let target = self.schedule.velocity(latents, noise, &timesteps);
         velocity_loss(
             unet,
             conditioning,
             &self.schedule,
-            latents,
-            noise,
+            noisy,
+            target,
             &timesteps,
             importance,
         )
+    }
+
+    /// The timestep of a sample, and how much of its picture is in the noise: all, or nothing.
+    fn timestep_and_shown(&self, number: u64) -> (usize, f32) {
+        let timestep = self.timestep(number);
+        let family = self.latents.family(number);
+        if Stream::new(self.seed, family, "blind").unit() < self.blind {
+            // The highest tenth.
+            let all = self.schedule.timesteps();
+            return (all - all / 10 + timestep / 10, 0.0);
+        }
+        (timestep, 1.0)
     }
 
     /// Faces count more than their share of a picture; all of a picture counts as it would. `[batch, 1, side, side]`
@@ -279,7 +299,7 @@ impl Painting {
     }
 }
 
-/// The mean squared error of the velocity that a UNet predicts, that of each picture weighted by min(SNR + 1, 5) / (SNR + 1), and that of each
+/// The mean squared error of the velocity that a UNet predicts of `noisy` latents, that of each picture weighted by min(SNR + 1, 5) / (SNR + 1), and that of each
 /// of its cells by its `importance`, `[batch, 1, height, width]`.
 ///
 /// That is to weigh the error of the picture by SNR + 1, as velocity does (Salimans & Ho 2022), yet by 5 at most, as Hang et al. 2023 do. Theirs
@@ -288,19 +308,17 @@ pub fn velocity_loss(
     unet: &UNet2DConditionModel,
     conditioning: &Conditioning,
     schedule: &NoiseSchedule,
-    latents: Tensor<4>,
-    noise: Tensor<4>,
+    noisy: Tensor<4>,
+    velocity: Tensor<4>,
     timesteps: &[usize],
     importance: Tensor<4>,
 ) -> Tensor<1> {
     let weights: Vec<f32> = timesteps.iter().map(|&t| weight(schedule.snr(t))).collect();
     let weights = TensorData::new(weights, [timesteps.len()]);
-    let weights = Tensor::<1>::from_data(weights, &latents.device());
-    let noisy = schedule.add_noise(latents.clone(), noise.clone(), timesteps);
-    let target = schedule.velocity(latents, noise, timesteps);
+    let weights = Tensor::<1>::from_data(weights, &noisy.device());
     let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
     let predicted = unet.forward(noisy, Timesteps::from(times), conditioning);
-    let error = ((predicted - target).square() * importance).flatten::<2>(1, 3);
+    let error = ((predicted - velocity).square() * importance).flatten::<2>(1, 3);
     (error.mean_dim(1).squeeze_dim::<1>(1) * weights).mean()
 }
 
@@ -375,6 +393,7 @@ mod tests {
             tokenizer: Tokenizer::open(concat!(env!("CARGO_MANIFEST_DIR"), "/model/tokenizer"))
                 .expect("the tokenizer"),
             schedule: NoiseSchedule::new(&scheduler_config()).expect("a schedule"),
+            blind: 0.25,
         };
         let mut levels: Vec<usize> = (16..32).map(|n| painting.timestep(n)).collect();
         levels.dedup();
@@ -385,6 +404,22 @@ mod tests {
                 .windows(2)
                 .all(|two| two[1].abs_diff(two[0] + 250) <= 1)
         );
+        // Of a quarter of all families nothing is seen, and their levels are the highest.
+        let blind: Vec<bool> = (0..4000)
+            .map(|n| painting.timestep_and_shown(n))
+            .map(|(level, shown)| {
+                assert!(shown == 1.0 || shown == 0.0 && (900..1000).contains(&level));
+                shown == 0.0
+            })
+            .collect();
+        let families = blind.as_chunks::<4>().0;
+        assert!(
+            families
+                .iter()
+                .all(|family| family.iter().all(|one| *one == family[0]))
+        );
+        let count = families.iter().filter(|family| family[0]).count();
+        assert!((210..290).contains(&count), "{count} of 1000");
     }
 
     /// With the velocity, an error of 1 in the picture counts SNR + 1 times, but no more than 5 times.

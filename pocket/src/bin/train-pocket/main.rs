@@ -74,6 +74,9 @@ enum Command {
         /// So many samples in a row show different people in the same shot: 1, 2 or 4
         #[arg(long, default_value_t = 1, value_parser = siblings)]
         siblings: u64,
+        /// Share of samples that are noise alone, as all pictures are when their drawing begins: 0 to 1
+        #[arg(long, default_value_t = 0.0, value_parser = share)]
+        blind: f32,
         #[command(flatten)]
         run: Run,
     },
@@ -137,6 +140,14 @@ fn siblings(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A part of all.
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a number from 0 to 1 is expected".to_owned()),
+    }
+}
+
 /// A learning rate.
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -168,8 +179,9 @@ fn main() -> ExitCode {
             Command::IpAdapter {
                 kind,
                 siblings,
+                blind,
                 run,
-            } => cli.ip_adapter(*kind, *siblings, run),
+            } => cli.ip_adapter(*kind, *siblings, *blind, run),
             Command::Seal => cli.seal(),
             Command::Paint(options) => cli.paint(options),
         });
@@ -379,7 +391,7 @@ impl Cli {
         )
     }
 
-    fn ip_adapter(&self, kind: Kind, siblings: u64, run: &Run) -> Result<()> {
+    fn ip_adapter(&self, kind: Kind, siblings: u64, blind: f32, run: &Run) -> Result<()> {
         let device = self.device();
         let training = device.clone().autodiff();
         let name = match kind {
@@ -415,6 +427,7 @@ impl Cli {
         let mut painting = self.painting(&device)?;
         let siblings = Siblings::Characters(siblings);
         painting.latents = painting.latents.with_siblings(siblings);
+        painting.blind = blind;
         let task = Portraying {
             painting,
             text_encoder: painter.text_encoder.valid(),
@@ -482,6 +495,7 @@ impl Cli {
             latents: Latents::new(vae, self.seed, SIZE, 200_000, device),
             tokenizer: self.tokenizer()?,
             schedule: NoiseSchedule::new(&scheduler_config())?,
+            blind: 0.0,
         })
     }
 
