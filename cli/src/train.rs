@@ -218,7 +218,10 @@ fn check_room(
             smaller.push((way.trim_start().to_owned(), with(smaller_side, 1)));
         }
     }
-    let what = format!("--resolution {side} --batch-size {batch}");
+    let mut what = format!("--resolution {side} --batch-size {batch}");
+    if let Some(rank) = config.conv_rank {
+        what += &format!(" --conv-rank {rank}");
+    }
     check_memory(&what, needed, device, &smaller)
 }
 

@@ -299,8 +299,8 @@ impl Painting {
     }
 }
 
-/// The mean squared error of the velocity that a UNet predicts of `noisy` latents, that of each picture weighted by min(SNR + 1, 5) / (SNR + 1), and that of each
-/// of its cells by its `importance`, `[batch, 1, height, width]`.
+/// The mean squared error of the velocity that a UNet predicts of `noisy` latents, that of each picture weighted by min(SNR + 1, 5) /
+/// (SNR + 1), and that of each of its cells by its `importance`, `[batch, 1, height, width]`.
 ///
 /// That is to weigh the error of the picture by SNR + 1, as velocity does (Salimans & Ho 2022), yet by 5 at most, as Hang et al. 2023 do. Theirs
 /// is min(SNR, 5): it leaves next to nothing for pictures under so much noise that only the words tell what a face shows.
