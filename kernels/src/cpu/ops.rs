@@ -371,6 +371,7 @@ impl Backward<Flex, 3> for Norm {
             .state
             .map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node));
         let (shape, channels) = (input.shape(), weight.shape());
+        let trained = ops.parents[1..].iter().any(Option::is_some);
         let (dx, dweight, dbias) = on_slices(
             [input, weight, bias, grad],
             |[x, weight, bias, grad]| match self {
@@ -385,7 +386,9 @@ impl Backward<Flex, 3> for Norm {
                     grad,
                     Self::groups(&shape, groups, epsilon, silu),
                 ),
-                Self::Layer { epsilon } => norm::layer_norm_backward(x, weight, grad, epsilon),
+                Self::Layer { epsilon } => {
+                    norm::layer_norm_backward(x, weight, grad, epsilon, trained)
+                }
             },
         );
         let values = [(dx, shape), (dweight, channels.clone()), (dbias, channels)];

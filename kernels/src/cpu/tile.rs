@@ -121,6 +121,8 @@ pub(crate) fn zero_tile<S: Simd, const R: usize, const V: usize>(simd: S) -> Til
 }
 
 /// `tile + strip · panel`: the inner axis of both is the slices' own.
+///
+/// A tile that has more vectors than the machine has registers, as those of 12 rows of AVX2 are, is computed in two halves, which fit.
 #[inline(always)]
 pub(crate) fn multiply_strip<S: Simd, const R: usize, const V: usize>(
     simd: S,
@@ -128,6 +130,13 @@ pub(crate) fn multiply_strip<S: Simd, const R: usize, const V: usize>(
     panel: &[[S::f32s; V]],
     mut tile: Tile<S, R, V>,
 ) -> Tile<S, R, V> {
+    if R * V + V >= S::REGISTER_COUNT && R.is_multiple_of(2) && R <= 12 {
+        return match R / 2 {
+            6 => in_halves::<S, R, 6, V>(simd, strip, panel, tile),
+            5 => in_halves::<S, R, 5, V>(simd, strip, panel, tile),
+            _ => in_halves::<S, R, 4, V>(simd, strip, panel, tile),
+        };
+    }
     for (column, row) in strip.iter().zip(panel) {
         for (tile, &value) in tile.iter_mut().zip(column) {
             let value = simd.splat_f32s(value);
@@ -135,6 +144,31 @@ pub(crate) fn multiply_strip<S: Simd, const R: usize, const V: usize>(
                 *tile = simd.mul_add_e_f32s(value, row, *tile);
             }
         }
+    }
+    tile
+}
+
+/// [`multiply_strip`] of `H` rows after `H` others.
+#[inline(always)]
+fn in_halves<S: Simd, const R: usize, const H: usize, const V: usize>(
+    simd: S,
+    strip: &[[f32; R]],
+    panel: &[[S::f32s; V]],
+    mut tile: Tile<S, R, V>,
+) -> Tile<S, R, V> {
+    for (half, tile) in tile.chunks_exact_mut(H).enumerate() {
+        let mut sums = zero_tile::<S, H, V>(simd);
+        sums.copy_from_slice(tile);
+        for (column, row) in strip.iter().zip(panel) {
+            let (halves, _) = pulp::as_arrays::<H, _>(column);
+            for (sums, &value) in sums.iter_mut().zip(&halves[half]) {
+                let value = simd.splat_f32s(value);
+                for (sum, &row) in sums.iter_mut().zip(row) {
+                    *sum = simd.mul_add_e_f32s(value, row, *sum);
+                }
+            }
+        }
+        tile.copy_from_slice(&sums);
     }
     tile
 }
@@ -202,4 +236,79 @@ pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let exponent =
         simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(sum), exponent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A strip of `R` rows times a panel of `V` vectors, added to ones.
+    struct Product<'a, const R: usize, const V: usize> {
+        strip: &'a [f32],
+        panel: &'a [f32],
+        inner: usize,
+    }
+
+    impl<const R: usize, const V: usize> WithSimd for Product<'_, R, V> {
+        type Output = Vec<f32>;
+
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+            let width = V * S::F32_LANES;
+            let (strip, _) = pulp::as_arrays::<R, _>(self.strip);
+            let panel = vectors::<S, V>(&self.panel[..self.inner * width]);
+            let tile = multiply_strip(simd, strip, panel, [[simd.splat_f32s(1.0); V]; R]);
+            let mut out = vec![0.0; R * width];
+            vectors_mut::<S, V>(&mut out).copy_from_slice(&tile);
+            out
+        }
+    }
+
+    fn agrees<const R: usize, const V: usize>(simd: impl Simd) {
+        for inner in [0, 1, 7, 40] {
+            let number = |i: usize| ((i * 7919) % 1013) as f32 / 1013.0 - 0.5;
+            let strip: Vec<f32> = (0..inner * R).map(number).collect();
+            let panel: Vec<f32> = (0..inner * V * 16).map(|i| number(i + 31)).collect();
+            let (strip, panel) = (&strip[..], &panel[..]);
+            let found = simd.vectorize(Product::<R, V> {
+                strip,
+                panel,
+                inner,
+            });
+            let width = found.len() / R;
+            for (at, found) in found.into_iter().enumerate() {
+                let (row, column) = (at / width, at % width);
+                let terms = (0..inner).map(|k| strip[k * R + row] * panel[k * width + column]);
+                let expected = 1.0 + terms.sum::<f32>();
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "{R}×{V}, {inner} deep, row {row}, column {column}: {found}, expected {expected}"
+                );
+            }
+        }
+    }
+
+    fn agrees_in_every_shape(simd: impl Simd) {
+        agrees::<12, 2>(simd);
+        agrees::<10, 2>(simd);
+        agrees::<8, 2>(simd);
+        agrees::<12, 1>(simd);
+    }
+
+    /// On everything that this machine can, not on the best of it alone.
+    #[test]
+    fn tiles_are_the_same_on_every_instruction_set() {
+        agrees_in_every_shape(pulp::Scalar);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            agrees_in_every_shape(simd);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V4::try_new() {
+            agrees_in_every_shape(simd);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if let Some(simd) = pulp::aarch64::Neon::try_new() {
+            agrees_in_every_shape(simd);
+        }
+    }
 }
