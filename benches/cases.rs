@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, DeviceType};
 use criterion::Criterion;
-use samecast_benches::{cases, prepare};
+use samecast_benches::{Place, cases, prepare};
 
 fn devices() -> Vec<(&'static str, Device)> {
     let kinds = [
@@ -45,7 +45,7 @@ fn main() {
                 };
                 let name = format!("{}/{ways}/{place}", case.name);
                 criterion.bench_function(&name, |bencher| {
-                    let mut work = prepare(&case.operation, backward, None, &device)
+                    let mut work = prepare(&case.operation, backward, None, &Place::new(&device))
                         .expect("random weights need no file");
                     bencher.iter(|| {
                         let out = work();

@@ -3,6 +3,7 @@
 
     python benches/side_by_side/run.py --out side-by-side --model full/diffusers
     python benches/side_by_side/run.py --only "conv 3x3" --only attention --rounds 9
+    python benches/side_by_side/run.py --device cuda --dtype bf16 --out side-by-side --model full/diffusers
 
 Wants the packages of parity/reference/requirements.txt. Kernels need nothing else. Whole models (text encoder, UNet step, VAE decode, LoRA step) want
 --model, a diffusers folder of Stable Diffusion 1.5's size: `parity/reference/make_full.py OUTDIR` writes one with random weights.
@@ -23,6 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+# Seconds of a turn that do not count.
+WAKING = 0.15
 MODELS = ("text_encoder", "unet", "vae_decode", "lora_step")
 # Square products; the peak is the best of them by either side.
 PEAK = [{"name": f"peak {n}", "op": "product", "rows": n, "inner": n, "columns": n} for n in (1024, 2048, 3072)]
@@ -50,9 +53,11 @@ class Side:
         self.process.wait()
 
 
-def build(profile):
+def build(profile, device):
     """The command that answers for samecast."""
     command = ["cargo", "build", "--locked", "-p", "samecast-benches", "--bin", "side", "--message-format=json"]
+    if device != "cpu":
+        command += ["--no-default-features", "--features", device]
     if profile != "dev":
         command += ["--profile", profile]
     built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
@@ -79,9 +84,13 @@ def measure(sides, case, backward, options, model=None):
     each = max(1, min(20, int(0.05 / slowest)))
     rounds = max(2, min(options.rounds, int(options.budget / (2 * slowest * each)))) if slowest * 4 < options.budget else 1
     times = {side.name: [] for side in sides}
-    for _ in range(rounds):
+    for turn in range(rounds + 1):
         for side in sides:
-            times[side.name].append(statistics.median(side.ask(run=each)["seconds"]))
+            # After a pause a system may let both threads share a core for a while, so the first calls of a turn do not count.
+            idle = int(WAKING / times[side.name][-1]) if turn else 0
+            found = statistics.median(side.ask(run=idle + each)["seconds"][idle:])
+            times[side.name].append(found)
+    times = {name: found[1:] for name, found in times.items()}
     result["turns"] = rounds
     result["seconds"] = {name: statistics.median(found) for name, found in times.items()}
     result["spread"] = {name: [min(found), max(found)] for name, found in times.items()}
@@ -98,7 +107,7 @@ def shown(seconds):
 def table(report):
     peak = report["peak_flops"]
     lines = [
-        f"samecast and PyTorch {report['torch']} on {report['machine']}, {report['threads']} threads each, f32, in turns; "
+        f"samecast and PyTorch {report['torch']} on {report['machine']}, {report['threads']} threads each, {report['dtype']} on {report['device']}, in turns; "
         f"medians. The machine's matrix products reach {peak / 1e9:.0f} GFLOP/s at best.",
         "",
         "| case | | samecast | PyTorch | ratio | share of peak: samecast | PyTorch | off by |",
@@ -135,7 +144,11 @@ def main():
     parser.add_argument("--budget", type=float, default=20.0, help="seconds that a case may take, about; a slower one has one turn")
     parser.add_argument("--profile", default="release", help="cargo's profile; debug assertions, as dev has them, make matrix products five times slower")
     parser.add_argument("--binary", type=Path, help="samecast's side as built before (the program `side`), in place of building it")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what both sides compute on")
+    parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), default="f32", help="weights and activations; the VAE and training steps are f32")
     options = parser.parse_args()
+    if options.device == "cpu" and options.dtype != "f32":
+        parser.error(f"--dtype {options.dtype}: on the processor samecast computes in f32; --device cuda has 16 bits")
     if options.binary and not options.binary.is_file():
         parser.error(f"--binary {options.binary}: no such file")
     if options.model and not (options.model / "unet" / "config.json").is_file():
@@ -146,13 +159,17 @@ def main():
         parser.error(f"--only: no case is called so; there are {', '.join(case['name'] for case in json.loads((HERE / 'cases.json').read_text()))}")
     import torch
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this PyTorch finds no CUDA device")
     threads = str(options.threads)
     environment = os.environ | {"RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    ours = [str(options.binary.resolve())] if options.binary else build(options.profile, options.device)
     sides = [
-        Side("samecast", [str(options.binary.resolve())] if options.binary else build(options.profile), environment | {"BURN_DEVICE": "flex"}),
-        Side("torch", [sys.executable, str(HERE / "torch_side.py"), "--threads", threads], environment),
+        Side("samecast", ours + [options.dtype], environment | {"BURN_DEVICE": "flex" if options.device == "cpu" else options.device}),
+        Side("torch", [sys.executable, str(HERE / "torch_side.py"), "--threads", threads, "--device", options.device, "--dtype", options.dtype], environment),
     ]
-    report = {"machine": machine(), "threads": options.threads, "torch": torch.__version__, "profile": str(options.binary or options.profile), "cases": []}
+    name = torch.cuda.get_device_name() if options.device == "cuda" else machine()
+    report = {"machine": name, "device": options.device, "dtype": options.dtype, "threads": options.threads, "torch": torch.__version__, "profile": str(options.binary or options.profile), "cases": []}
     peaks = [measure(sides, case, False, options) for case in PEAK]
     if any("error" in row for row in peaks):
         raise SystemExit(next(row["error"] for row in peaks if "error" in row))

@@ -12,7 +12,12 @@ import torch
 import torch.nn.functional as F
 
 
-def pattern(shape, seed, scale=1.0):
+PLACE = {"device": "cpu", "dtype": torch.float32}
+# The VAE and training steps, on both sides.
+FULL = {"dtype": torch.float32}
+
+
+def pattern(shape, seed, scale=1.0, **place):
     """The sequence of `src/pattern.rs`, to the bit."""
     at = numpy.arange(math.prod(shape), dtype=numpy.uint32) + numpy.uint32(seed)
     mixed = at * numpy.uint32(2654435761)
@@ -20,7 +25,7 @@ def pattern(shape, seed, scale=1.0):
     mixed *= numpy.uint32(2246822519)
     mixed ^= mixed >> numpy.uint32(13)
     values = (mixed >> numpy.uint32(8)).astype(numpy.float32) / numpy.float32(1 << 23) - numpy.float32(1)
-    return torch.from_numpy(values * numpy.float32(scale)).reshape(shape)
+    return torch.from_numpy(values * numpy.float32(scale)).reshape(shape).to(**PLACE | place)
 
 
 def kernel(case):
@@ -70,7 +75,7 @@ def lora_step(case, folder):
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig
 
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).requires_grad_(False)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).to(PLACE["device"]).requires_grad_(False)
     kinds = (torch.nn.Linear, torch.nn.Conv2d)
     paths = sorted(path for path, layer in unet.named_modules() if ".attentions." in "." + path and isinstance(layer, kinds))
     rank = case["rank"]
@@ -80,14 +85,14 @@ def lora_step(case, folder):
         for at, path in enumerate(paths):
             layer = unet.get_submodule(path)
             down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-            down.copy_(pattern(tuple(down.shape), 1000 + 2 * at, down.shape[1] ** -0.5))
-            up.copy_(pattern(tuple(up.shape), 1001 + 2 * at, 0.1 * rank**-0.5))
+            down.copy_(pattern(tuple(down.shape), 1000 + 2 * at, down.shape[1] ** -0.5, **FULL))
+            up.copy_(pattern(tuple(up.shape), 1001 + 2 * at, 0.1 * rank**-0.5, **FULL))
             factors += [down, up]
     if case["checkpointing"]:
         unet.enable_gradient_checkpointing()
-    latent = pattern((case["batch"], 4, case["side"], case["side"]), 1, 1.7)
-    text = pattern((case["batch"], 77, 768), 2, 1.7)
-    target = pattern((case["batch"], 4, case["side"], case["side"]), 3, 1.7)
+    latent = pattern((case["batch"], 4, case["side"], case["side"]), 1, 1.7, **FULL)
+    text = pattern((case["batch"], 77, 768), 2, 1.7, **FULL)
+    target = pattern((case["batch"], 4, case["side"], case["side"]), 3, 1.7, **FULL)
 
     def step():
         for factor in factors:
@@ -99,26 +104,26 @@ def lora_step(case, folder):
 
 
 def model(case, folder):
-    """A whole model with the weights of a diffusers folder, as f32."""
+    """A whole model with the weights of a diffusers folder."""
     folder, op = Path(folder), case["op"]
     if op == "text_encoder":
         from transformers import CLIPTextModel
 
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=PLACE["dtype"]).to(PLACE["device"]).eval()
         row = [49406] + [320 + 1009 * at for at in range(1, 12)] + [49407] * 65
-        tokens = torch.tensor([row] * case["batch"])
+        tokens = torch.tensor([row] * case["batch"], device=PLACE["device"])
         return lambda: encoder(tokens).last_hidden_state
     if op == "unet":
         from diffusers import UNet2DConditionModel
 
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=PLACE["dtype"]).to(PLACE["device"]).eval()
         latent = pattern((case["batch"], 4, case["side"], case["side"]), 1, 1.7)
         text = pattern((case["batch"], 77, 768), 2, 1.7)
         return lambda: unet(latent, 700, text).sample
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
-    latent = pattern((1, 4, case["side"], case["side"]), 1, 1.7)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(PLACE["device"]).eval()
+    latent = pattern((1, 4, case["side"], case["side"]), 1, 1.7, **FULL)
     return lambda: vae.decode(latent).sample
 
 
@@ -153,13 +158,20 @@ def flops(work):
 def timed(work):
     start = time.perf_counter()
     out = work()
+    if PLACE["device"] == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start, out
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, required=True)
-    torch.set_num_threads(parser.parse_args().threads)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), default="f32")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    PLACE["device"] = options.device
+    PLACE["dtype"] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
     work = None
     for line in sys.stdin:
         request = json.loads(line)

@@ -106,6 +106,30 @@ impl Operation {
     }
 }
 
+/// Where a case is computed, and in which numbers. The VAE and training steps are in 32 bits whatever these are.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The device.
+    pub device: Device,
+    /// The type of weights and activations.
+    pub dtype: FloatDType,
+}
+
+impl Place {
+    /// A device with 32-bit floats.
+    pub fn new(device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            dtype: FloatDType::F32,
+        }
+    }
+
+    /// [`pattern`], rounded to this place's numbers.
+    fn pattern<const D: usize>(&self, shape: [usize; D], seed: u32, scale: f64) -> Tensor<D> {
+        pattern(shape, seed, scale, &self.device).cast(self.dtype)
+    }
+}
+
 /// A case made ready: each call computes it once, and gives the output, or the gradient of the first input.
 pub type Work = Box<dyn FnMut() -> Tensor<1>>;
 
@@ -127,18 +151,26 @@ pub fn prepare(
     operation: &Operation,
     backward: bool,
     model: Option<&Path>,
-    device: &Device,
+    place: &Place,
 ) -> Result<Work> {
-    let tracked = device.clone().autodiff();
-    let device = if backward { &tracked } else { device };
+    let tracked = place.device.clone().autodiff();
+    let place = &Place {
+        device: if backward {
+            tracked.clone()
+        } else {
+            place.device.clone()
+        },
+        dtype: place.dtype,
+    };
+    let device = &place.device;
     Ok(match *operation {
         Operation::Product {
             rows,
             inner,
             columns,
         } => {
-            let right = pattern([inner, columns], 2, 1.0, device);
-            one(pattern([rows, inner], 1, 1.0, device), backward, move |x| {
+            let right = place.pattern([inner, columns], 2, 1.0);
+            one(place.pattern([rows, inner], 1, 1.0), backward, move |x| {
                 sd_kernels::product(x, right.clone(), None)
             })
         }
@@ -148,8 +180,8 @@ pub fn prepare(
             causal,
         } => {
             let [batch, heads, _, dim] = query;
-            let kv = |seed| pattern([batch, heads, tokens, dim], seed, 2.0, device);
-            let inputs = [pattern(query, 1, 2.0, device), kv(2), kv(3)];
+            let kv = |seed| place.pattern([batch, heads, tokens, dim], seed, 2.0);
+            let inputs = [place.pattern(query, 1, 2.0), kv(2), kv(3)];
             let attend = move |[q, k, v]: [Tensor<4>; 3]| sd_kernels::attention(q, k, v, causal);
             some(inputs, backward, attend)
         }
@@ -157,11 +189,11 @@ pub fn prepare(
             let mut norm = GroupNormConfig::new(32, shape[1])
                 .with_epsilon(1e-5)
                 .init(device);
-            norm.gamma = Some(Param::from_tensor(pattern([shape[1]], 2, 1.0, device)));
-            norm.beta = Some(Param::from_tensor(pattern([shape[1]], 3, 1.0, device)));
+            norm.gamma = Some(Param::from_tensor(place.pattern([shape[1]], 2, 1.0)));
+            norm.beta = Some(Param::from_tensor(place.pattern([shape[1]], 3, 1.0)));
             let norm = norm.no_grad();
             one(
-                pattern(shape, 1, 2.0, device),
+                place.pattern(shape, 1, 2.0),
                 backward,
                 move |x| match silu {
                     true => sd_kernels::group_norm_silu(x, &norm),
@@ -173,52 +205,48 @@ pub fn prepare(
             let mut norm = LayerNormConfig::new(shape[2])
                 .with_epsilon(1e-5)
                 .init(device);
-            norm.gamma = Param::from_tensor(pattern([shape[2]], 2, 1.0, device));
-            norm.beta = Some(Param::from_tensor(pattern([shape[2]], 3, 1.0, device)));
+            norm.gamma = Param::from_tensor(place.pattern([shape[2]], 2, 1.0));
+            norm.beta = Some(Param::from_tensor(place.pattern([shape[2]], 3, 1.0)));
             let norm = norm.no_grad();
-            one(pattern(shape, 1, 2.0, device), backward, move |x| {
+            one(place.pattern(shape, 1, 2.0), backward, move |x| {
                 sd_kernels::layer_norm(x, &norm, 1e-5)
             })
         }
-        Operation::Silu { shape } => {
-            one(pattern(shape, 1, 4.0, device), backward, sd_kernels::silu)
-        }
+        Operation::Silu { shape } => one(place.pattern(shape, 1, 4.0), backward, sd_kernels::silu),
         Operation::Geglu { shape } => {
-            one(pattern(shape, 1, 4.0, device), backward, sd_kernels::geglu)
+            one(place.pattern(shape, 1, 4.0), backward, sd_kernels::geglu)
         }
-        Operation::Gelu { shape } => {
-            one(pattern(shape, 1, 4.0, device), backward, sd_kernels::gelu)
-        }
+        Operation::Gelu { shape } => one(place.pattern(shape, 1, 4.0), backward, sd_kernels::gelu),
         Operation::QuickGelu { shape } => one(
-            pattern(shape, 1, 4.0, device),
+            place.pattern(shape, 1, 4.0),
             backward,
             sd_kernels::quick_gelu,
         ),
         Operation::Linear { shape, out } => {
             let from = shape[2];
             let mut layer = LinearConfig::new(from, out).init(device);
-            layer.weight = Param::from_tensor(pattern([from, out], 2, scale(from), device));
-            layer.bias = Some(Param::from_tensor(pattern([out], 3, 1.0, device)));
+            layer.weight = Param::from_tensor(place.pattern([from, out], 2, scale(from)));
+            layer.bias = Some(Param::from_tensor(place.pattern([out], 3, 1.0)));
             let layer = layer.no_grad();
-            one(pattern(shape, 1, 1.0, device), backward, move |x| {
+            one(place.pattern(shape, 1, 1.0), backward, move |x| {
                 sd_kernels::linear(x, &layer)
             })
         }
         Operation::Convolution { shape, out, kernel } => {
-            let layer = convolution(shape[1], out, kernel, device);
-            one(pattern(shape, 1, 1.0, device), backward, move |x| {
+            let layer = convolution(shape[1], out, kernel, place);
+            one(place.pattern(shape, 1, 1.0), backward, move |x| {
                 sd_kernels::conv2d(x, &layer)
             })
         }
         Operation::UpsampledConvolution { shape, out } => {
-            let layer = convolution(shape[1], out, 3, device);
-            one(pattern(shape, 1, 1.0, device), backward, move |x| {
+            let layer = convolution(shape[1], out, 3, place);
+            one(place.pattern(shape, 1, 1.0), backward, move |x| {
                 sd_kernels::upsample_conv2d(x, &layer)
             })
         }
         Operation::TextEncoder { batch } => {
             let encoder = ClipTextConfig::default().init(device);
-            let encoder = load(encoder, Part::TextEncoder, model)?;
+            let encoder = load(encoder, Part::TextEncoder, model, place.dtype)?;
             // The start, words, and the end up to the last position.
             let row = (0..77).map(|at| match at {
                 0 => 49406,
@@ -231,16 +259,22 @@ pub fn prepare(
             Box::new(move || encoder.forward(tokens.clone()).flatten(0, 2))
         }
         Operation::Unet { batch, side } => {
-            let unet = load(UNetConfig::default().init(device), Part::Unet, model)?;
-            let latent = pattern([batch, 4, side, side], 1, 1.7, device);
-            let text = Conditioning::text(pattern([batch, 77, 768], 2, 1.7, device));
+            let unet = load(
+                UNetConfig::default().init(device),
+                Part::Unet,
+                model,
+                place.dtype,
+            )?;
+            let latent = place.pattern([batch, 4, side, side], 1, 1.7);
+            let text = Conditioning::text(place.pattern([batch, 77, 768], 2, 1.7));
             Box::new(move || unet.forward(latent.clone(), 700.0, &text).flatten(0, 3))
         }
         Operation::VaeDecode { side } => {
+            let full = Place::new(device);
             let config = VaeConfig::default();
             let scaled = 1.7 * config.scaling_factor;
-            let vae = load(config.init(device), Part::Vae, model)?;
-            let latent = pattern([1, 4, side, side], 1, scaled, device);
+            let vae = load(config.init(device), Part::Vae, model, full.dtype)?;
+            let latent = full.pattern([1, 4, side, side], 1, scaled);
             Box::new(move || vae.decode(latent.clone()).flatten(0, 3))
         }
         Operation::LoraStep {
@@ -249,10 +283,16 @@ pub fn prepare(
             rank,
             checkpointing,
         } => {
-            let unet = load(UNetConfig::default().init(&tracked), Part::Unet, model)?;
-            let latent = pattern([batch, 4, side, side], 1, 1.7, &tracked);
-            let text = Conditioning::text(pattern([batch, 77, 768], 2, 1.7, &tracked));
-            let target = pattern([batch, 4, side, side], 3, 1.7, &tracked);
+            let full = Place::new(&tracked);
+            let unet = load(
+                UNetConfig::default().init(&tracked),
+                Part::Unet,
+                model,
+                full.dtype,
+            )?;
+            let latent = full.pattern([batch, 4, side, side], 1, 1.7);
+            let text = Conditioning::text(full.pattern([batch, 77, 768], 2, 1.7));
+            let target = full.pattern([batch, 4, side, side], 3, 1.7);
             lora_step(unet, rank, latent, text, target, checkpointing)?
         }
     })
@@ -314,12 +354,12 @@ fn lora_step(
     }))
 }
 
-fn load<M: Module>(module: M, part: Part, model: Option<&Path>) -> Result<M> {
+fn load<M: Module>(module: M, part: Part, model: Option<&Path>, dtype: FloatDType) -> Result<M> {
     match model {
-        None => Ok(fill(module)),
+        None => Ok(fill(module, dtype)),
         Some(path) => {
             let checkpoint = Checkpoint::open(path, &CheckpointOptions::default())?;
-            let loaded = checkpoint.load(part, module, FloatDType::F32);
+            let loaded = checkpoint.load(part, module, dtype);
             Ok(loaded
                 .with_context(|| path.display().to_string())?
                 .no_grad())
@@ -327,17 +367,17 @@ fn load<M: Module>(module: M, part: Part, model: Option<&Path>) -> Result<M> {
     }
 }
 
-fn convolution(from: usize, out: usize, kernel: usize, device: &Device) -> Conv2d {
+fn convolution(from: usize, out: usize, kernel: usize, place: &Place) -> Conv2d {
     let padding = kernel / 2;
     let mut layer = Conv2dConfig::new([from, out], [kernel, kernel])
         .with_padding(PaddingConfig2d::Explicit(
             padding, padding, padding, padding,
         ))
-        .init(device);
+        .init(&place.device);
     let weight = [out, from, kernel, kernel];
     let scale = scale(from * kernel * kernel);
-    layer.weight = Param::from_tensor(pattern(weight, 2, scale, device));
-    layer.bias = Some(Param::from_tensor(pattern([out], 3, 1.0, device)));
+    layer.weight = Param::from_tensor(place.pattern(weight, 2, scale));
+    layer.bias = Some(Param::from_tensor(place.pattern([out], 3, 1.0)));
     layer.no_grad()
 }
 
@@ -400,7 +440,7 @@ mod tests {
     #[test]
     fn a_gradient_is_that_of_the_sum_of_the_output() {
         let operation = Operation::Silu { shape: [1, 2, 8] };
-        let found = values(prepare(&operation, true, None, &device()).unwrap()());
+        let found = values(prepare(&operation, true, None, &Place::new(&device())).unwrap()());
         let input = values(pattern([16], 1, 4.0, &device()));
         for (found, x) in found.into_iter().zip(input) {
             let sigmoid = 1.0 / (1.0 + (-x).exp());

@@ -1,5 +1,5 @@
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 /// Elements `seed, seed + 1, …` of a fixed sequence that looks random, uniform in `[-scale, scale)`: the same in `torch_side.py`, so that
 /// both sides compute on the same numbers.
@@ -26,20 +26,21 @@ fn value(at: u32) -> f32 {
 }
 
 /// A model whose matrices and kernels hold random numbers of a size that keeps activations about 1, in a fraction of the time that burn's
-/// own initialisation takes at full size: a short sequence is repeated.
-pub fn fill<M: Module>(model: M) -> M {
+/// own initialisation takes at full size: a short sequence is repeated. All its numbers become `dtype`.
+pub fn fill<M: Module>(model: M, dtype: FloatDType) -> M {
     let short = (0..1 << 20).map(value).collect();
-    model.map(&mut Fill { short }).no_grad()
+    model.map(&mut Fill { short, dtype }).no_grad()
 }
 
 struct Fill {
     short: Vec<f32>,
+    dtype: FloatDType,
 }
 
 impl ModuleMapper for Fill {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if D < 2 {
-            return param;
+            return param.map(|value| value.cast(self.dtype));
         }
         let (shape, device) = (param.lazy_shape(), param.lazy_device());
         let fan_in: usize = match D {
@@ -53,7 +54,8 @@ impl ModuleMapper for Fill {
         while values.len() < count {
             values.extend_from_slice(&scaled[..scaled.len().min(count - values.len())]);
         }
-        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+        let values = TensorData::new(values, shape);
+        let tensor = Tensor::from_data(values, (&device, self.dtype.into()));
         Param::initialized(param.id, tensor)
     }
 }
@@ -75,7 +77,10 @@ mod tests {
 
     #[test]
     fn a_filled_layer_keeps_the_size_of_what_goes_through() {
-        let layer = fill(LinearConfig::new(1024, 512).init(&device()));
+        let layer = fill(
+            LinearConfig::new(1024, 512).init(&device()),
+            FloatDType::F32,
+        );
         let input = pattern([64, 1024], 3, 3f64.sqrt(), &device());
         let out = values(layer.forward(input));
         let square = out.iter().map(|x| x * x).sum::<f32>() / out.len() as f32;

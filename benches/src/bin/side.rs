@@ -3,13 +3,14 @@
 //! `{"prepare": {case}, "backward": false, "model": null}` makes a case ready and computes it once: `{"seconds": …, "sample": […]}`, where the
 //! sample is of 64 elements spread over the result. `{"run": 3}` gives `{"seconds": […]}`. Prepare another case, and the first is dropped.
 
+use std::env;
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use burn::tensor::{Device, Int, Tensor};
-use samecast_benches::{Case, Work, prepare};
+use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
+use samecast_benches::{Case, Place, Work, prepare};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,11 +28,21 @@ enum Request {
 }
 
 fn main() -> Result<()> {
-    let device = Device::default();
+    let place = Place {
+        device: Device::default(),
+        dtype: dtype(env::args().nth(1).as_deref())?,
+    };
+    // Else a first call would fail, or be computed in other numbers than the table says.
+    ensure!(
+        place.device.supports_dtype(DType::from(place.dtype)),
+        "{:?} has no {:?}",
+        place.device,
+        place.dtype
+    );
     let mut work: Option<Work> = None;
     for line in io::stdin().lock().lines() {
         let answer =
-            match serde_json::from_str(&line?).map(|request| answer(request, &mut work, &device)) {
+            match serde_json::from_str(&line?).map(|request| answer(request, &mut work, &place)) {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => json!({ "error": format!("{error:#}") }),
                 Err(error) => json!({ "error": error.to_string() }),
@@ -43,7 +54,17 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn answer(request: Request, work: &mut Option<Work>, device: &Device) -> Result<Value> {
+/// The type that the first argument names.
+fn dtype(name: Option<&str>) -> Result<FloatDType> {
+    match name {
+        None | Some("f32") => Ok(FloatDType::F32),
+        Some("f16") => Ok(FloatDType::F16),
+        Some("bf16") => Ok(FloatDType::BF16),
+        Some(name) => bail!("`{name}`: f32, f16 or bf16 is expected"),
+    }
+}
+
+fn answer(request: Request, work: &mut Option<Work>, place: &Place) -> Result<Value> {
     match request {
         Request::Prepare {
             prepare: case,
@@ -51,10 +72,10 @@ fn answer(request: Request, work: &mut Option<Work>, device: &Device) -> Result<
             model,
         } => {
             *work = None;
-            let mut ready = prepare(&case.operation, backward, model.as_deref(), device)?;
+            let mut ready = prepare(&case.operation, backward, model.as_deref(), place)?;
             let start = Instant::now();
             let out = ready();
-            device.sync()?;
+            place.device.sync()?;
             let seconds = start.elapsed().as_secs_f64();
             *work = Some(ready);
             Ok(json!({ "seconds": seconds, "sample": sample(out) }))
@@ -65,7 +86,7 @@ fn answer(request: Request, work: &mut Option<Work>, device: &Device) -> Result<
             for _ in 0..run {
                 let start = Instant::now();
                 let out = ready();
-                device.sync()?;
+                place.device.sync()?;
                 seconds.push(start.elapsed().as_secs_f64());
                 drop(out);
             }
