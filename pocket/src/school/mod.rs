@@ -29,6 +29,6 @@ pub use painter::{
     Latents, Painter, Painting, Siblings, scheduler_config, text_config, token_tensor, unet_config,
     velocity_loss,
 };
-pub use portrait::Portraying;
+pub use portrait::{Portraitist, Portraying, deepened, resampler_layers};
 pub use vae::{Autoencoding, Decoding, measure as measure_vae, vae_config};
 pub use words::{POSITIONS, train_tokenizer, training_caption};

@@ -15,10 +15,10 @@ use ip_adapter::{IpAdapter, Options};
 use samecast_pocket::model;
 use samecast_pocket::puppet::{Character, Shot, caption};
 use samecast_pocket::school::{
-    Autoencoding, Clip, Comparing, Decoding, Latents, Lesson, Painter, Painting, Portraying, Pupil,
-    Rule, SIZE, Siblings, Studio, clip_name, clip_vision_config, load_module, measure_clip,
-    measure_vae, save_module, scheduler_config, text_config, train_tokenizer, vae_config,
-    write_clip, write_configs,
+    Autoencoding, Clip, Comparing, Decoding, Latents, Lesson, Painter, Painting, Portraitist,
+    Portraying, Pupil, Rule, SIZE, Siblings, Studio, clip_name, clip_vision_config, deepened,
+    load_module, measure_clip, measure_vae, resampler_layers, save_module, scheduler_config,
+    text_config, train_tokenizer, vae_config, write_clip, write_configs,
 };
 use sd_diffusion::NoiseSchedule;
 use sd_vae::{AutoencoderKL, VaeConfig};
@@ -80,6 +80,26 @@ enum Command {
         #[command(flatten)]
         run: Run,
     },
+    /// Text encoder, UNet and an IP-Adapter at once, each from the weights in the model's folder: half of the samples are told by words alone,
+    /// and half by a face too
+    Together {
+        /// Which adapter
+        #[arg(value_enum)]
+        kind: Kind,
+        /// So many samples in a row differ in the expression alone, or show different people in the same shot: 1, 2 or 4
+        #[arg(long, default_value_t = 1, value_parser = siblings)]
+        siblings: u64,
+        /// Highest learning rate
+        #[arg(long, default_value_t = 6e-4, value_parser = rate)]
+        rate: f64,
+        /// Share of samples that are noise alone, as all pictures are when their drawing begins: 0 to 1
+        #[arg(long, default_value_t = 0.0, value_parser = share)]
+        blind: f32,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Gives the resampler of the plus adapter in the model's folder one more layer, which changes nothing before it is trained
+    Deepen,
     /// Writes SHA256SUMS into the model's folder, by which a program knows that it carries the model whole
     Seal,
     /// Pictures that the model makes of captions nobody trained on, with their captions, for the examiners
@@ -92,6 +112,16 @@ enum Kind {
     Base,
     /// From the hidden states before the last layer
     Plus,
+}
+
+impl Kind {
+    /// What its files are called.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Base => "ip-adapter",
+            Self::Plus => "ip-adapter-plus",
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -182,6 +212,14 @@ fn main() -> ExitCode {
                 blind,
                 run,
             } => cli.ip_adapter(*kind, *siblings, *blind, run),
+            Command::Together {
+                kind,
+                siblings,
+                rate,
+                blind,
+                run,
+            } => cli.together(*kind, *siblings, *rate, *blind, run),
+            Command::Deepen => cli.deepen(),
             Command::Seal => cli.seal(),
             Command::Paint(options) => cli.paint(options),
         });
@@ -333,16 +371,13 @@ impl Cli {
             Painter::new(self.vocabulary()?, &training)
         };
         let mut pupil = Pupil::new(painter, lesson, &self.runs)?;
-        let mut task = self.painting(&device)?;
+        let mut task = self.painting(self.seed, &device)?;
         let siblings = Siblings::Expressions(siblings);
         task.latents = task.latents.with_siblings(siblings);
         run.learn(&mut pupil, |model, samples| {
             task.loss(model, samples, &training)
         })?;
-        let painter = pupil.averaged().valid();
-        save_module(&painter.unet, &self.weights("unet"), own_name)?;
-        let text = self.model.join("text_encoder/model.safetensors");
-        Ok(save_module(&painter.text_encoder, &text, own_name)?)
+        self.save_painter(&pupil.averaged().valid())
     }
 
     fn clip(&self, run: &Run) -> Result<()> {
@@ -394,12 +429,8 @@ impl Cli {
     fn ip_adapter(&self, kind: Kind, siblings: u64, blind: f32, run: &Run) -> Result<()> {
         let device = self.device();
         let training = device.clone().autodiff();
-        let name = match kind {
-            Kind::Base => "ip-adapter",
-            Kind::Plus => "ip-adapter-plus",
-        };
         let lesson = Lesson {
-            name,
+            name: kind.name(),
             batch: 32,
             parts: 2,
             steps: run.steps,
@@ -412,33 +443,76 @@ impl Cli {
             clip: 1.0,
             average: 0.999,
         };
-        let painter = self.trained_painter(&training)?;
-        let clip = self.trained_clip(&device)?;
+        let painter = self.trained_painter(&training)?.no_grad();
         let width = clip_vision_config();
-        let path = self.model.join(format!("ip_adapter/{name}.safetensors"));
         let adapter = match kind {
-            _ if run.from_model => {
-                IpAdapter::open(&path, &Options::default(), &training)?.set_require_grad(true)
-            }
+            _ if run.from_model => self.trained_adapter(kind, &training)?,
             Kind::Base => IpAdapter::base(&painter.unet, width.projection_dim, 4, &training),
             Kind::Plus => IpAdapter::plus(&painter.unet, width.hidden_size, 8, [1, 1], &training),
         };
         let mut pupil = Pupil::new(adapter, lesson, &self.runs)?;
-        let mut painting = self.painting(&device)?;
-        let siblings = Siblings::Characters(siblings);
-        painting.latents = painting.latents.with_siblings(siblings);
-        painting.blind = blind;
-        let task = Portraying {
-            painting,
-            text_encoder: painter.text_encoder.valid(),
-            unet: painter.unet.no_grad(),
-            image_encoder: clip.vision,
-        };
+        let task = self.portraying(self.seed, siblings, blind, &device)?;
         run.learn(&mut pupil, |adapter, samples| {
-            task.loss(adapter, samples, &device, &training)
+            task.loss(&painter, adapter, samples, &device, &training)
         })?;
-        fs::create_dir_all(self.model.join("ip_adapter"))?;
-        Ok(pupil.averaged().valid().save(&path, FloatDType::F16)?)
+        self.save_adapter(kind, &pupil.averaged())
+    }
+
+    fn together(&self, kind: Kind, siblings: u64, rate: f64, blind: f32, run: &Run) -> Result<()> {
+        let device = self.device();
+        let training = device.clone().autodiff();
+        let lesson = Lesson {
+            name: "together",
+            batch: 32,
+            parts: 2,
+            steps: run.steps,
+            rule: run.rule(),
+            rate,
+            warmup: 100.min(run.steps / 8),
+            cooldown: 0.5,
+            beta2: 0.99,
+            decay: 0.01,
+            clip: 1.0,
+            average: 0.999,
+        };
+        let portraitist = Portraitist {
+            painter: self.trained_painter(&training)?,
+            adapter: self.trained_adapter(kind, &training)?,
+        };
+        let mut pupil = Pupil::new(portraitist, lesson, &self.runs)?;
+        let mut words = self.painting(self.seed, &device)?;
+        words.latents = (words.latents).with_siblings(Siblings::Expressions(siblings));
+        words.blind = blind;
+        // Other characters, shots and noise than those of the words.
+        let mut faces = self.portraying(self.seed + 1, siblings, blind, &device)?;
+        (words.batch, faces.painting.batch) = (16, 16);
+        run.learn(&mut pupil, |Portraitist { painter, adapter }, samples| {
+            let half = samples.start / 2..samples.end / 2;
+            let told = words.loss(painter, half.clone(), &training);
+            let shown = faces.loss(painter, adapter, half, &device, &training);
+            (told + shown) * 0.5
+        })?;
+        let Portraitist { painter, adapter } = pupil.averaged();
+        self.save_painter(&painter.valid())?;
+        self.save_adapter(kind, &adapter)
+    }
+
+    fn deepen(&self) -> Result<()> {
+        let device = self.device();
+        let path = self.adapter(Kind::Plus);
+        let tokens = self.trained_adapter(Kind::Plus, &device)?.tokens();
+        let tokens = tokens.context("a resampler has a number of tokens of its own")?;
+        let bytes = fs::read(&path).with_context(|| format!("`{}`", path.display()))?;
+        let layers = 1 + resampler_layers(&bytes)?;
+        let painter = self.trained_painter(&device)?;
+        let width = clip_vision_config().hidden_size;
+        let deeper = IpAdapter::plus(&painter.unet, width, tokens, [layers, 1], &device);
+        let fresh = path.with_extension("deeper");
+        deeper.save(&fresh, FloatDType::F16)?;
+        let whole = deepened(&bytes, &fs::read(&fresh)?)?;
+        fs::write(&fresh, whole).and_then(|()| fs::rename(&fresh, &path))?;
+        println!("{layers} layers");
+        Ok(())
     }
 
     fn paint(&self, options: &Paint) -> Result<()> {
@@ -487,16 +561,44 @@ impl Cli {
         fs::write(&path, sums).with_context(|| format!("`{}`", path.display()))
     }
 
-    fn painting(&self, device: &Device) -> Result<Painting> {
+    fn painting(&self, seed: u64, device: &Device) -> Result<Painting> {
         let vae = self.trained_vae(device)?;
         Ok(Painting {
-            seed: self.seed,
+            seed,
             batch: 32,
-            latents: Latents::new(vae, self.seed, SIZE, 200_000, device),
+            latents: Latents::new(vae, seed, SIZE, 200_000, device),
             tokenizer: self.tokenizer()?,
             schedule: NoiseSchedule::new(&scheduler_config())?,
             blind: 0.0,
         })
+    }
+
+    fn portraying(
+        &self,
+        seed: u64,
+        siblings: u64,
+        blind: f32,
+        device: &Device,
+    ) -> Result<Portraying> {
+        let mut painting = self.painting(seed, device)?;
+        painting.latents = (painting.latents).with_siblings(Siblings::Characters(siblings));
+        painting.blind = blind;
+        Ok(Portraying {
+            painting,
+            image_encoder: self.trained_clip(device)?.vision,
+        })
+    }
+
+    fn save_painter(&self, painter: &Painter) -> Result<()> {
+        save_module(&painter.unet, &self.weights("unet"), own_name)?;
+        let text = self.model.join("text_encoder/model.safetensors");
+        Ok(save_module(&painter.text_encoder, &text, own_name)?)
+    }
+
+    fn save_adapter(&self, kind: Kind, adapter: &IpAdapter) -> Result<()> {
+        fs::create_dir_all(self.model.join("ip_adapter"))?;
+        let path = self.adapter(kind);
+        Ok(adapter.clone().valid().save(&path, FloatDType::F16)?)
     }
 
     /// The text encoder and the UNet in the model's folder.
@@ -507,6 +609,17 @@ impl Cli {
             text_encoder: load_module(text_encoder, &text, own_name)?,
             unet: load_module(unet, &self.weights("unet"), own_name)?,
         })
+    }
+
+    /// An IP-Adapter in the model's folder, which goes on learning.
+    fn trained_adapter(&self, kind: Kind, device: &Device) -> Result<IpAdapter> {
+        let adapter = IpAdapter::open(self.adapter(kind), &Options::default(), device)?;
+        Ok(adapter.set_require_grad(true))
+    }
+
+    fn adapter(&self, kind: Kind) -> PathBuf {
+        let file = format!("{}.safetensors", kind.name());
+        self.model.join("ip_adapter").join(file)
     }
 
     fn trained_clip(&self, device: &Device) -> Result<Clip> {
