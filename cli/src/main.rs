@@ -32,6 +32,7 @@ use console::{complain, print};
 use failure::Failure;
 
 fn main() -> ExitCode {
+    sd_kernels::keep_freed_memory();
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => {

@@ -41,6 +41,23 @@ use {
 
 pub use low_rank::{LowRank, LowRankStack};
 
+/// Tells the C library to keep the memory of a freed tensor for the next one. By itself it gives large blocks back to the system at once, and the
+/// system fills every page anew with zeros when it is touched again: half of the time of what is computed element by element, a twentieth
+/// to a quarter of a whole model's (`benches/`). What is freed for good goes back by
+/// [`return_freed_memory`].
+///
+/// A program calls it first of all. It does nothing without the feature `flex`, or where the C library is not glibc.
+pub fn keep_freed_memory() {
+    #[cfg(feature = "flex")]
+    cpu::keep_freed_memory();
+}
+
+/// Gives all that is freed back to the system: where a large part of a model has been dropped, after [`keep_freed_memory`].
+pub fn return_freed_memory() {
+    #[cfg(feature = "flex")]
+    cpu::return_freed_memory();
+}
+
 /// Takes the fused path, where it is compiled in and all tensors are f32 on the CPU backend; else goes on.
 macro_rules! fused {
     ([$($tensor:expr),*], $operation:ident($($argument:expr),*)) => {

@@ -192,9 +192,11 @@ impl StableDiffusion {
             ..
         } = self;
         drop(text_encoder);
+        sd_kernels::return_freed_memory();
         tell(Progress::Encoded)?;
         let (latents, evaluations) = denoise(&unet, dtype, request, prepared, &mut tell)?;
         drop(unet);
+        sd_kernels::return_freed_memory();
         let pictures = decode(&vae, request, &latents)?;
         tell(Progress::Decoded)?;
         Ok(Generated {

@@ -28,6 +28,8 @@ enum Request {
 }
 
 fn main() -> Result<()> {
+    // As the program `samecast` does.
+    sd_kernels::keep_freed_memory();
     let place = Place {
         device: Device::default(),
         dtype: dtype(env::args().nth(1).as_deref())?,

@@ -5,6 +5,32 @@ use std::mem::MaybeUninit;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+pub(crate) fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // Bytes; what is larger has its own mapping all the same.
+        const LARGE: libc::c_int = 1 << 30;
+        // What older ones take at most.
+        const LARGE_BEFORE: libc::c_int = 32 << 20;
+        // SAFETY: `mallopt` takes two numbers, touches nothing but the allocator's own settings, and holds the allocator's lock meanwhile. It
+        // gives 0 for a value that it does not take, and then has changed nothing.
+        unsafe {
+            if libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) == 0 {
+                libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BEFORE);
+            }
+            libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        }
+    }
+}
+
+pub(crate) fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` gives back pages that no allocation lies in, and holds the allocator's locks meanwhile.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// A vector of `len` floats, in chunks of `chunk` that `task` writes in parallel. It gets the index of its chunk, and gives back the chunk.
 ///
 /// # Panics

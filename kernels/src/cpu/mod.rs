@@ -12,4 +12,5 @@ mod ops;
 mod pointwise;
 mod tile;
 
+pub(crate) use memory::{keep_freed_memory, return_freed_memory};
 pub(crate) use ops::{CpuOps, all_fused, plain};

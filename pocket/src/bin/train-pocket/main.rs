@@ -189,6 +189,7 @@ fn rate(text: &str) -> Result<f64, String> {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
+    sd_kernels::keep_freed_memory();
     let cli = Cli::parse();
     let done = ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))
         .context("Ctrl-C cannot be caught")
