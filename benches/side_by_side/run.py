@@ -84,13 +84,15 @@ def measure(sides, case, backward, options, model=None):
     each = max(1, min(20, int(0.05 / slowest)))
     rounds = max(2, min(options.rounds, int(options.budget / (2 * slowest * each)))) if slowest * 4 < options.budget else 1
     times = {side.name: [] for side in sides}
-    for turn in range(rounds + 1):
+    # What is short has a turn more, which tells how many of its calls fill that time.
+    short = slowest < WAKING
+    for turn in range(rounds + short):
         for side in sides:
             # After a pause a system may let both threads share a core for a while, so the first calls of a turn do not count.
             idle = int(WAKING / times[side.name][-1]) if turn else 0
             found = statistics.median(side.ask(run=idle + each)["seconds"][idle:])
             times[side.name].append(found)
-    times = {name: found[1:] for name, found in times.items()}
+    times = {name: found[short:] for name, found in times.items()}
     result["turns"] = rounds
     result["seconds"] = {name: statistics.median(found) for name, found in times.items()}
     result["spread"] = {name: [min(found), max(found)] for name, found in times.items()}

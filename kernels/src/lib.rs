@@ -42,9 +42,8 @@ use {
 pub use low_rank::{LowRank, LowRankStack};
 
 /// Tells the C library to keep the memory of a freed tensor for the next one. By itself it gives large blocks back to the system at once, and the
-/// system fills every page anew with zeros when it is touched again: half of the time of what is computed element by element, a twentieth
-/// to a quarter of a whole model's (`benches/`). What is freed for good goes back by
-/// [`return_freed_memory`].
+/// system fills every page anew with zeros when it is touched again: up to nine tenths of the time of what is computed element by element, a
+/// twentieth to a quarter of a whole model's, on a virtual machine. What is freed for good goes back by [`return_freed_memory`].
 ///
 /// A program calls it first of all. It does nothing without the feature `flex`, or where the C library is not glibc.
 pub fn keep_freed_memory() {

@@ -130,12 +130,14 @@ pub(crate) fn multiply_strip<S: Simd, const R: usize, const V: usize>(
     panel: &[[S::f32s; V]],
     mut tile: Tile<S, R, V>,
 ) -> Tile<S, R, V> {
-    if R * V + V >= S::REGISTER_COUNT && R.is_multiple_of(2) && R <= 12 {
-        return match R / 2 {
-            6 => in_halves::<S, R, 6, V>(simd, strip, panel, tile),
-            5 => in_halves::<S, R, 5, V>(simd, strip, panel, tile),
-            _ => in_halves::<S, R, 4, V>(simd, strip, panel, tile),
-        };
+    if R * V + V >= S::REGISTER_COUNT {
+        match R {
+            12 => return in_halves::<S, R, 6, V>(simd, strip, panel, tile),
+            10 => return in_halves::<S, R, 5, V>(simd, strip, panel, tile),
+            8 => return in_halves::<S, R, 4, V>(simd, strip, panel, tile),
+            // Any other is right whole, though slower.
+            _ => {}
+        }
     }
     for (column, row) in strip.iter().zip(panel) {
         for (tile, &value) in tile.iter_mut().zip(column) {
@@ -291,6 +293,7 @@ mod tests {
         agrees::<12, 2>(simd);
         agrees::<10, 2>(simd);
         agrees::<8, 2>(simd);
+        agrees::<6, 4>(simd);
         agrees::<12, 1>(simd);
     }
 

@@ -71,8 +71,9 @@ pub struct Portraying {
 }
 
 impl Portraying {
-    /// The loss over samples of the run, of an adapter and of the painter that it tells, both on the device with gradients. One sample in ten has no words, and one in ten no face; then the adapter sees what it sees in the
-    /// unconditional half of guidance: zeros, or the hidden states of a grey picture.
+    /// The loss over samples of the run, of an adapter and of the painter that it tells, both on the device with gradients. One sample in ten
+    /// has no words, and one in ten no face; then the adapter sees what it sees in the unconditional half of guidance: zeros, or the hidden
+    /// states of a grey picture.
     pub fn loss(
         &self,
         painter: &Painter,

@@ -197,38 +197,48 @@ fn main() -> ExitCode {
             fs::create_dir_all(&cli.runs)
                 .with_context(|| format!("`{}` cannot be made", cli.runs.display()))
         })
-        .and_then(|()| match &cli.command {
-            Command::Tokenizer { text } => cli.train_tokenizer(text),
-            Command::Vae(run) => cli.vae(run),
-            Command::Decoder(run) => cli.decoder(run),
-            Command::Painter {
-                siblings,
-                rate,
-                run,
-            } => cli.painter(*siblings, *rate, run),
-            Command::Clip(run) => cli.clip(run),
-            Command::IpAdapter {
-                kind,
-                siblings,
-                blind,
-                run,
-            } => cli.ip_adapter(*kind, *siblings, *blind, run),
-            Command::Together {
-                kind,
-                siblings,
-                rate,
-                blind,
-                run,
-            } => cli.together(*kind, *siblings, *rate, *blind, run),
-            Command::Deepen => cli.deepen(),
-            Command::Seal => cli.seal(),
-            Command::Paint(options) => cli.paint(options),
+        .and_then(|()| {
+            // What is random at first, too.
+            cli.device().seed(cli.seed);
+            cli.run()
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
+        }
+    }
+}
+
+impl Cli {
+    fn run(&self) -> Result<()> {
+        match &self.command {
+            Command::Tokenizer { text } => self.train_tokenizer(text),
+            Command::Vae(run) => self.vae(run),
+            Command::Decoder(run) => self.decoder(run),
+            Command::Painter {
+                siblings,
+                rate,
+                run,
+            } => self.painter(*siblings, *rate, run),
+            Command::Clip(run) => self.clip(run),
+            Command::IpAdapter {
+                kind,
+                siblings,
+                blind,
+                run,
+            } => self.ip_adapter(*kind, *siblings, *blind, run),
+            Command::Together {
+                kind,
+                siblings,
+                rate,
+                blind,
+                run,
+            } => self.together(*kind, *siblings, *rate, *blind, run),
+            Command::Deepen => self.deepen(),
+            Command::Seal => self.seal(),
+            Command::Paint(options) => self.paint(options),
         }
     }
 }
