@@ -131,7 +131,20 @@ impl Place {
 }
 
 /// A case made ready: each call computes it once, and gives the output, or the gradient of the first input.
-pub type Work = Box<dyn FnMut() -> Tensor<1>>;
+pub type Work = Box<dyn FnMut() -> Box<dyn Output>>;
+
+/// A tensor as it was computed. To copy what does not lie in order is not the case's work.
+pub trait Output {
+    /// All elements in order.
+    fn flat(self: Box<Self>) -> Tensor<1>;
+}
+
+impl<const D: usize> Output for Tensor<D> {
+    fn flat(self: Box<Self>) -> Tensor<1> {
+        let count = self.shape().num_elements();
+        self.reshape([count])
+    }
+}
 
 /// All cases, from `side_by_side/cases.json`.
 ///
@@ -256,7 +269,7 @@ pub fn prepare(
             let row: Vec<i64> = row.collect();
             let tokens = TensorData::new(row.repeat(batch), [batch, 77]);
             let tokens = Tensor::<2, Int>::from_data(tokens, device);
-            Box::new(move || encoder.forward(tokens.clone()).flatten(0, 2))
+            Box::new(move || Box::new(encoder.forward(tokens.clone())))
         }
         Operation::Unet { batch, side } => {
             let unet = load(
@@ -267,7 +280,7 @@ pub fn prepare(
             )?;
             let latent = place.pattern([batch, 4, side, side], 1, 1.7);
             let text = Conditioning::text(place.pattern([batch, 77, 768], 2, 1.7));
-            Box::new(move || unet.forward(latent.clone(), 700.0, &text).flatten(0, 3))
+            Box::new(move || Box::new(unet.forward(latent.clone(), 700.0, &text)))
         }
         Operation::VaeDecode { side } => {
             let full = Place::new(device);
@@ -275,7 +288,7 @@ pub fn prepare(
             let scaled = 1.7 * config.scaling_factor;
             let vae = load(config.init(device), Part::Vae, model, full.dtype)?;
             let latent = full.pattern([1, 4, side, side], 1, scaled);
-            Box::new(move || vae.decode(latent.clone()).flatten(0, 3))
+            Box::new(move || Box::new(vae.decode(latent.clone())))
         }
         Operation::LoraStep {
             batch,
@@ -331,9 +344,7 @@ fn lora_step(
     let error = move |predicted: Tensor<4>| (predicted - target.clone()).square().mean();
     let first = |found: Vec<Option<Tensor<2>>>| {
         let first = found.into_iter().next().flatten();
-        first
-            .expect("the loss depends on every factor")
-            .flatten(0, 1)
+        Box::new(first.expect("the loss depends on every factor")) as Box<dyn Output>
     };
     if !checkpointing {
         return Ok(Box::new(move || {
@@ -398,12 +409,8 @@ fn some<const D: usize, const N: usize>(
     backward: bool,
     forward: impl Fn([Tensor<D>; N]) -> Tensor<D> + 'static,
 ) -> Work {
-    let flat = |tensor: Tensor<D>| {
-        let count = tensor.shape().num_elements();
-        tensor.reshape([count])
-    };
     if !backward {
-        return Box::new(move || flat(forward(inputs.clone())));
+        return Box::new(move || Box::new(forward(inputs.clone())));
     }
     Box::new(move || {
         let inputs = inputs.clone().map(|input| input.detach().require_grad());
@@ -412,7 +419,7 @@ fn some<const D: usize, const N: usize>(
             .map(|input| input.grad_remove(&mut gradients))
             .into_iter();
         let first = found.next().flatten();
-        flat(first.expect("a gradient of the input"))
+        Box::new(first.expect("a gradient of the input"))
     })
 }
 
@@ -440,7 +447,8 @@ mod tests {
     #[test]
     fn a_gradient_is_that_of_the_sum_of_the_output() {
         let operation = Operation::Silu { shape: [1, 2, 8] };
-        let found = values(prepare(&operation, true, None, &Place::new(&device())).unwrap()());
+        let mut work = prepare(&operation, true, None, &Place::new(&device())).unwrap();
+        let found = values(work().flat());
         let input = values(pattern([16], 1, 4.0, &device()));
         for (found, x) in found.into_iter().zip(input) {
             let sigmoid = 1.0 / (1.0 + (-x).exp());

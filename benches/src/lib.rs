@@ -4,5 +4,5 @@
 mod case;
 mod pattern;
 
-pub use case::{Case, Operation, Place, Work, cases, prepare};
+pub use case::{Case, Operation, Output, Place, Work, cases, prepare};
 pub use pattern::{fill, pattern};

@@ -80,7 +80,7 @@ fn answer(request: Request, work: &mut Option<Work>, place: &Place) -> Result<Va
             place.device.sync()?;
             let seconds = start.elapsed().as_secs_f64();
             *work = Some(ready);
-            Ok(json!({ "seconds": seconds, "sample": sample(out) }))
+            Ok(json!({ "seconds": seconds, "sample": sample(out.flat()) }))
         }
         Request::Run { run } => {
             let ready = work.as_mut().context("`run` before `prepare`")?;
