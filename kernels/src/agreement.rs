@@ -241,6 +241,8 @@ fn wide_convolutions_agree() {
         (1, 70, 13, 256, 128, false),
         (1, 3, 8, 30, 131, false),
         (2, 9, 20, 32, 64, true),
+        // Rows shared out over several tasks, one of which ends a picture and begins the next.
+        (2, 4, 20, 136, 72, false),
     ] {
         let (x, w, b) = (
             leaf([batch, from, height, width], 1),

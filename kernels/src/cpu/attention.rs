@@ -3,16 +3,22 @@
 //!
 //! Forward, the lanes of a vector are queries: then the softmax runs down the rows of a tile and needs no sum across lanes. Backward, they are keys.
 
+use std::mem::MaybeUninit;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::math::vectorized;
+use super::memory::build_by;
 use super::tile::{
-    Buffer, Rows, STRIP, exp2, lanes, multiply_rows, multiply_strip, pack_columns, pack_rows,
-    vectors, vectors_mut, zero_tile,
+    Buffer, Rows, STRIP, exp2, lanes, multiply_rows, multiply_strip, pack_columns, pack_lanes,
+    pack_rows, vectors, vectors_mut, zero_tile,
 };
 
 /// Keys of one tile of scores: with 32 queries, 12 KiB.
 const KEYS: usize = 96;
+/// Tiles of queries that go over the keys together.
+const TILES: usize = 4;
 /// Queries of one tile of scores in the backward pass.
 const QUERIES: usize = 96;
 
@@ -40,13 +46,13 @@ impl<'a> Heads<'a> {
 }
 
 /// The rows of `[batch, positions, heads, dim]` in memory, by head.
-fn rows_by_head(
-    data: &mut [f32],
+fn rows_by_head<T>(
+    data: &mut [T],
     heads: usize,
     positions: usize,
     dim: usize,
-) -> Vec<Vec<&mut [f32]>> {
-    let mut all: Vec<Vec<&mut [f32]>> = (0..data.len() / (positions * dim).max(1))
+) -> Vec<Vec<&mut [T]>> {
+    let mut all: Vec<Vec<&mut [T]>> = (0..data.len() / (positions * dim).max(1))
         .map(|_| vec![])
         .collect();
     for (index, row) in data.chunks_exact_mut(dim).enumerate() {
@@ -55,29 +61,27 @@ fn rows_by_head(
     all
 }
 
-/// Rows of a strip that fit a head's width best: the accumulator of an output tile has so many rows.
+/// Rows of a strip that fit a head's width best: the accumulator of an output tile has so many rows. The more there are, the fewer times is its right
+/// operand read.
 fn strip_of(dim: usize) -> usize {
     [12, 10, 8]
         .into_iter()
-        .min_by_key(|rows| dim.next_multiple_of(*rows))
+        .min_by_key(|rows| dim.div_ceil(*rows) * (rows + 1))
         .unwrap_or(STRIP)
 }
 
-/// `softmax(Q Kᵀ / √dim) V`, and of each query the binary logarithm of its sum of exponentials.
-///
-/// `out` is `[batch, queries, heads, dim]`, `sums` is `[batch · heads, queries]`.
+/// `softmax(Q Kᵀ / √dim) V`, `[batch, queries, heads, dim]`, and of each query the binary logarithm of its sum of exponentials, `[batch · heads,
+/// queries]`.
 pub(crate) fn forward(
     q: Heads<'_>,
     k: Heads<'_>,
     v: Heads<'_>,
     causal: bool,
-    out: &mut [f32],
-    sums: &mut [f32],
-) {
+) -> (Vec<f32>, Vec<f32>) {
     match strip_of(q.dim) {
-        12 => forward_by::<12>(q, k, v, causal, out, sums),
-        10 => forward_by::<10>(q, k, v, causal, out, sums),
-        _ => forward_by::<8>(q, k, v, causal, out, sums),
+        12 => forward_by::<12>(q, k, v, causal),
+        10 => forward_by::<10>(q, k, v, causal),
+        _ => forward_by::<8>(q, k, v, causal),
     }
 }
 
@@ -86,65 +90,75 @@ fn forward_by<const R: usize>(
     k: Heads<'_>,
     v: Heads<'_>,
     causal: bool,
-    out: &mut [f32],
-    sums: &mut [f32],
-) {
+) -> (Vec<f32>, Vec<f32>) {
     let (dim, queries, keys, heads) = (q.dim, q.positions, k.positions, q.batch * q.heads);
     let (k_size, v_size) = (
         keys.div_ceil(STRIP) * STRIP * dim,
         dim.div_ceil(R) * R * keys,
     );
-    let mut packed = Buffer::zeros(heads * (k_size + v_size));
-    packed
-        .write()
-        .par_chunks_exact_mut(k_size + v_size)
-        .enumerate()
-        .for_each(|(head, out)| {
-            let (k_out, v_out) = out.split_at_mut(k_size);
-            pack_rows::<STRIP>(k.head(head), 0, keys, dim, k_out);
-            pack_columns::<R>(v.head(head), 0, keys, dim, v_out);
-        });
+    let pack = |head: usize, out: &mut [f32]| {
+        let (k_out, v_out) = out.split_at_mut(k_size);
+        vectorized(
+            #[inline(always)]
+            || {
+                pack_rows::<STRIP>(k.head(head), 0, keys, dim, k_out);
+                pack_columns::<R>(v.head(head), 0, keys, dim, v_out);
+            },
+        );
+    };
     // One task takes some queries of one head; its output rows are not contiguous, so they are handed over as a list of rows.
     let tile = 2 * lanes();
     let chunk = queries
         .div_ceil((2 * rayon::current_num_threads()).div_ceil(heads))
         .next_multiple_of(tile)
         .min(1024);
-    let mut tasks: Vec<Task<'_>> = sums
-        .chunks_mut(queries)
-        .enumerate()
-        .flat_map(|(head, sums)| {
-            sums.chunks_mut(chunk)
-                .enumerate()
-                .map(move |(c, sums)| Task {
-                    head,
-                    first: c * chunk,
-                    sums,
-                    out: Vec::new(),
-                })
-        })
-        .collect();
-    let per_head = queries.div_ceil(chunk);
-    for (index, row) in out.chunks_exact_mut(dim).enumerate() {
-        let (batch, rest) = (index / (queries * q.heads), index % (queries * q.heads));
-        let (position, head) = (rest / q.heads, rest % q.heads);
-        tasks[(batch * q.heads + head) * per_head + position / chunk]
-            .out
-            .push(row);
-    }
-    tasks.into_par_iter().for_each(|task| {
-        let packed = &packed.read()[task.head * (k_size + v_size)..][..k_size + v_size];
-        let (packed_k, packed_v) = packed.split_at(k_size);
-        Arch::new().dispatch(Forward::<R> {
-            q: q.head(task.head),
-            packed_k,
-            packed_v,
-            keys,
-            dim,
-            causal,
-            task,
-        });
+    // Where a head is one task, it packs its keys and values itself.
+    let shared = (chunk < queries).then(|| {
+        let mut packed = Buffer::scratch(heads * (k_size + v_size));
+        let each = packed.write().par_chunks_exact_mut(k_size + v_size);
+        each.enumerate().for_each(|(head, out)| pack(head, out));
+        packed
     });
+    let mut sums = vec![0f32; heads * queries];
+    let write = |out: &mut [MaybeUninit<f32>]| {
+        let mut rows = rows_by_head(out, q.heads, queries, dim).into_iter();
+        let mut tasks: Vec<Task<'_>> = Vec::new();
+        for (head, sums) in sums.chunks_mut(queries).enumerate() {
+            let mut rows = rows.next().into_iter().flatten();
+            let parts = sums.chunks_mut(chunk).enumerate();
+            tasks.extend(parts.map(|(index, sums)| Task {
+                head,
+                first: index * chunk,
+                out: rows.by_ref().take(sums.len()).collect(),
+                sums,
+            }));
+        }
+        let counts = tasks.into_par_iter().map(|task| {
+            let mut own = None;
+            let packed = match &shared {
+                Some(shared) => &shared.read()[task.head * (k_size + v_size)..][..k_size + v_size],
+                None => {
+                    let own = own.insert(Buffer::scratch(k_size + v_size));
+                    pack(task.head, own.write());
+                    own.read()
+                }
+            };
+            let (packed_k, packed_v) = packed.split_at(k_size);
+            Arch::new().dispatch(Forward::<R> {
+                q: q.head(task.head),
+                packed_k,
+                packed_v,
+                keys,
+                dim,
+                causal,
+                task,
+            })
+        });
+        counts.sum()
+    };
+    // SAFETY: every row of the output belongs to one task, which counts it once, when it has written it.
+    let out = unsafe { build_by(heads * queries * dim, write) };
+    (out, sums)
 }
 
 /// Some queries of one head.
@@ -153,7 +167,7 @@ struct Task<'a> {
     first: usize,
     sums: &'a mut [f32],
     /// Rows of the output.
-    out: Vec<&'a mut [f32]>,
+    out: Vec<&'a mut [MaybeUninit<f32>]>,
 }
 
 struct Forward<'a, const R: usize> {
@@ -166,11 +180,19 @@ struct Forward<'a, const R: usize> {
     task: Task<'a>,
 }
 
+/// What is known of one tile of queries: of each its largest score, and its sum of exponentials.
+#[derive(Clone, Copy)]
+struct Softmax<S: Simd> {
+    largest: [S::f32s; 2],
+    total: [S::f32s; 2],
+}
+
 impl<const R: usize> WithSimd for Forward<'_, R> {
-    type Output = ();
+    /// The number of floats written.
+    type Output = usize;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> usize {
         let Self {
             q,
             packed_k,
@@ -188,107 +210,128 @@ impl<const R: usize> WithSimd for Forward<'_, R> {
         } = task;
         let width = 2 * S::F32_LANES;
         let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
-        let mut queries = Buffer::zeros(dim * width);
-        let mut scores = Buffer::zeros(KEYS * width);
-        let mut mixed = Buffer::zeros(dim.div_ceil(R) * R * width);
+        let (panel, tall) = (dim * width, dim.div_ceil(R) * R * width);
+        let mut queries = Buffer::scratch(TILES * panel);
+        let mut scores = Buffer::scratch(KEYS * width);
+        let mut mixed = Buffer::scratch(TILES * tall);
         let count = sums.len();
-        for tile in (0..count).step_by(width) {
-            let wide = width.min(count - tile);
-            let columns = queries.write();
-            columns.fill(0.0);
-            for lane in 0..wide {
-                let row = q.row(first + tile + lane, dim);
-                for (out, &value) in columns[lane..].iter_mut().step_by(width).zip(row) {
-                    *out = value * scale;
+        let mut written = 0;
+        for group in (0..count).step_by(TILES * width) {
+            let tiles = (count - group).div_ceil(width).min(TILES);
+            let wide = |tile: usize| width.min(count - group - tile * width);
+            // How many keys a tile sees.
+            let seen = |tile: usize| {
+                if causal {
+                    keys.min(first + group + tile * width + wide(tile))
+                } else {
+                    keys
                 }
+            };
+            for (tile, columns) in queries
+                .write()
+                .chunks_exact_mut(panel)
+                .take(tiles)
+                .enumerate()
+            {
+                let from = first + group + tile * width;
+                pack_lanes(q, from, wide(tile), dim, width, scale, columns);
             }
             mixed.write().fill(0.0);
-            let mut largest = [simd.splat_f32s(f32::NEG_INFINITY); 2];
-            let mut total = [simd.splat_f32s(0.0); 2];
-            let seen = if causal {
-                keys.min(first + tile + wide)
-            } else {
-                keys
-            };
-            for key in (0..seen).step_by(KEYS) {
-                let here = KEYS.min(seen - key);
-                // Scores: rows are keys, lanes are queries.
-                let panel = vectors::<S, 2>(queries.read());
-                for (strip, out) in scores.write()[..here.div_ceil(STRIP) * STRIP * width]
-                    .chunks_exact_mut(STRIP * width)
-                    .enumerate()
-                {
-                    let strip = &packed_k[(key / STRIP + strip) * STRIP * dim..][..STRIP * dim];
-                    let tile = multiply_strip(
-                        simd,
-                        pulp::as_arrays::<STRIP, _>(strip).0,
-                        panel,
-                        zero_tile(simd),
-                    );
-                    for (out, tile) in vectors_mut::<S, 2>(out).iter_mut().zip(tile) {
-                        *out = tile;
+            let mut softmax = [Softmax::<S> {
+                largest: [simd.splat_f32s(f32::NEG_INFINITY); 2],
+                total: [simd.splat_f32s(0.0); 2],
+            }; TILES];
+            for key in (0..seen(tiles - 1)).step_by(KEYS) {
+                // Keys and values stay in a near cache for all tiles of the group.
+                for (tile, softmax) in softmax.iter_mut().take(tiles).enumerate() {
+                    let here = KEYS.min(seen(tile).saturating_sub(key));
+                    if here == 0 {
+                        continue;
                     }
-                }
-                let scores = &mut scores.write()[..here * width];
-                if causal && key + here > first + tile {
-                    for (row, out) in scores.chunks_exact_mut(width).enumerate() {
-                        let hidden = (key + row).saturating_sub(first + tile).min(width);
-                        out[..hidden].fill(f32::NEG_INFINITY);
-                    }
-                }
-                // Online softmax.
-                let rows = vectors_mut::<S, 2>(scores);
-                let mut top = largest;
-                for row in rows.iter() {
-                    for (top, &score) in top.iter_mut().zip(row) {
-                        *top = simd.max_f32s(*top, score);
-                    }
-                }
-                let mut fade = [simd.splat_f32s(0.0); 2];
-                for i in 0..2 {
-                    fade[i] = exp2(simd, simd.sub_f32s(largest[i], top[i]));
-                    total[i] = simd.mul_f32s(total[i], fade[i]);
-                }
-                for row in rows.iter_mut() {
-                    for i in 0..2 {
-                        row[i] = exp2(simd, simd.sub_f32s(row[i], top[i]));
-                        total[i] = simd.add_f32s(total[i], row[i]);
-                    }
-                }
-                largest = top;
-                // Output: rows are channels, lanes are queries.
-                let rows = vectors::<S, 2>(scores);
-                for (strip, mixed) in vectors_mut::<S, 2>(mixed.write())
-                    .chunks_exact_mut(R)
-                    .enumerate()
-                {
-                    let mut tile = zero_tile::<S, R, 2>(simd);
-                    for (tile, mixed) in tile.iter_mut().zip(mixed.iter()) {
-                        for i in 0..2 {
-                            tile[i] = simd.mul_f32s(mixed[i], fade[i]);
+                    // Scores: rows are keys, lanes are queries.
+                    let columns = vectors::<S, 2>(&queries.read()[tile * panel..][..panel]);
+                    for (strip, out) in scores.write()[..here.div_ceil(STRIP) * STRIP * width]
+                        .chunks_exact_mut(STRIP * width)
+                        .enumerate()
+                    {
+                        let strip = &packed_k[(key / STRIP + strip) * STRIP * dim..][..STRIP * dim];
+                        let tile = multiply_strip(
+                            simd,
+                            pulp::as_arrays::<STRIP, _>(strip).0,
+                            columns,
+                            zero_tile(simd),
+                        );
+                        for (out, tile) in vectors_mut::<S, 2>(out).iter_mut().zip(tile) {
+                            *out = tile;
                         }
                     }
-                    let strip = &packed_v[(strip * keys + key) * R..][..here * R];
-                    let tile = multiply_strip(simd, pulp::as_arrays::<R, _>(strip).0, rows, tile);
-                    mixed.copy_from_slice(&tile);
+                    let scores = &mut scores.write()[..here * width];
+                    let from = first + group + tile * width;
+                    if causal && key + here > from {
+                        for (row, out) in scores.chunks_exact_mut(width).enumerate() {
+                            let hidden = (key + row).saturating_sub(from).min(width);
+                            out[..hidden].fill(f32::NEG_INFINITY);
+                        }
+                    }
+                    // Online softmax.
+                    let Softmax { largest, total } = softmax;
+                    let rows = vectors_mut::<S, 2>(scores);
+                    let mut top = *largest;
+                    for row in rows.iter() {
+                        for (top, &score) in top.iter_mut().zip(row) {
+                            *top = simd.max_f32s(*top, score);
+                        }
+                    }
+                    let mut fade = [simd.splat_f32s(0.0); 2];
+                    for i in 0..2 {
+                        fade[i] = exp2(simd, simd.sub_f32s(largest[i], top[i]));
+                        total[i] = simd.mul_f32s(total[i], fade[i]);
+                    }
+                    let mut sum = *total;
+                    for row in rows.iter_mut() {
+                        for i in 0..2 {
+                            row[i] = exp2(simd, simd.sub_f32s(row[i], top[i]));
+                            sum[i] = simd.add_f32s(sum[i], row[i]);
+                        }
+                    }
+                    (*largest, *total) = (top, sum);
+                    // Output: rows are channels, lanes are queries.
+                    let rows = vectors::<S, 2>(scores);
+                    let mixed = &mut mixed.write()[tile * tall..][..tall];
+                    for (strip, mixed) in vectors_mut::<S, 2>(mixed).chunks_exact_mut(R).enumerate()
+                    {
+                        let mut tile = zero_tile::<S, R, 2>(simd);
+                        for (tile, mixed) in tile.iter_mut().zip(mixed.iter()) {
+                            for i in 0..2 {
+                                tile[i] = simd.mul_f32s(mixed[i], fade[i]);
+                            }
+                        }
+                        let strip = &packed_v[(strip * keys + key) * R..][..here * R];
+                        let tile =
+                            multiply_strip(simd, pulp::as_arrays::<R, _>(strip).0, rows, tile);
+                        mixed.copy_from_slice(&tile);
+                    }
                 }
             }
-            let mut sum_of = [[0f32; 2 * MAX_LANES]; 2];
-            for (out, vectors) in sum_of.iter_mut().zip([total, largest]) {
-                vectors_mut::<S, 2>(out)[0] = vectors;
-            }
-            let mixed = mixed.read();
-            for lane in 0..wide {
-                let inverse = 1.0 / sum_of[0][lane];
-                for (out, &value) in out[tile + lane]
-                    .iter_mut()
-                    .zip(mixed[lane..].iter().step_by(width))
-                {
-                    *out = value * inverse;
+            for (tile, softmax) in softmax.iter().take(tiles).enumerate() {
+                let mut sum_of = [[0f32; 2 * MAX_LANES]; 2];
+                for (out, vectors) in sum_of.iter_mut().zip([softmax.total, softmax.largest]) {
+                    vectors_mut::<S, 2>(out)[0] = vectors;
                 }
-                sums[tile + lane] = sum_of[1][lane] + sum_of[0][lane].log2();
+                let mixed = &mixed.read()[tile * tall..][..tall];
+                let from = group + tile * width;
+                for lane in 0..wide(tile) {
+                    let inverse = 1.0 / sum_of[0][lane];
+                    let out = &mut *out[from + lane];
+                    for (out, &value) in out.iter_mut().zip(mixed[lane..].iter().step_by(width)) {
+                        out.write(value * inverse);
+                    }
+                    written += out.len();
+                    sums[from + lane] = sum_of[1][lane] + sum_of[0][lane].log2();
+                }
             }
         }
+        written
     }
 }
 
@@ -377,7 +420,7 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
 
         // Queries and gradients twice: strips along the rows for the scores, strips along the columns for the keys' gradients.
         let pack = |matrix: Rows<'_>| {
-            let mut by_rows = Buffer::zeros(tall * dim);
+            let mut by_rows = Buffer::scratch(tall * dim);
             pack_rows::<STRIP>(matrix, 0, queries, dim, by_rows.write());
             // Its rows end with zeros, so that a whole strip of scores can be taken.
             let mut by_columns = Buffer::zeros(strips * tall);
@@ -405,27 +448,18 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
         }
 
         let mut dq_padded = Buffer::zeros(tall * padded);
-        let mut k_lanes = Buffer::zeros(dim * width);
-        let mut v_lanes = Buffer::zeros(dim * width);
-        let mut k_padded = Buffer::zeros(width * padded);
-        let mut dk_lanes = Buffer::zeros(strips * width);
-        let mut dv_lanes = Buffer::zeros(strips * width);
-        let mut weights = Buffer::zeros(QUERIES * width);
-        let mut slopes = Buffer::zeros(QUERIES * width);
+        let mut k_lanes = Buffer::scratch(dim * width);
+        let mut v_lanes = Buffer::scratch(dim * width);
+        let mut k_padded = Buffer::scratch(width * padded);
+        let mut dk_lanes = Buffer::scratch(strips * width);
+        let mut dv_lanes = Buffer::scratch(strips * width);
+        let mut weights = Buffer::scratch(QUERIES * width);
+        let mut slopes = Buffer::scratch(QUERIES * width);
 
         for key in (0..keys).step_by(width) {
             let wide = width.min(keys - key);
             for (matrix, out) in [(k, k_lanes.write()), (v, v_lanes.write())] {
-                out.fill(0.0);
-                for lane in 0..wide {
-                    for (out, &value) in out[lane..]
-                        .iter_mut()
-                        .step_by(width)
-                        .zip(matrix.row(key + lane, dim))
-                    {
-                        *out = value;
-                    }
-                }
+                pack_lanes(matrix, key, wide, dim, width, 1.0, out);
             }
             // `[vectors of the head][keys][lanes]`
             let k_out = k_padded.write();

@@ -11,13 +11,14 @@
 //! product is stored.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Add, Mul, Range, Sub};
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, accumulate};
-use super::memory::{build, fill};
+use super::memory::{build, build_by, fill};
 use super::tile::{
     Buffer, STRIP, lanes, load, multiply_strip, store, vectors, vectors_mut, zero_tile,
 };
@@ -26,6 +27,10 @@ use super::tile::{
 const HELD: usize = 6 << 20;
 /// Floats of transformed weight that a task holds, of the second-level cache's size.
 const TASK: usize = 1 << 18;
+/// Tasks for each thread, so that those which end late are short.
+const TASKS: usize = 4;
+/// Tiles that a task has at least, where there are so many: beside their products its weights' transform costs little.
+const TILES_OF_TASK: usize = 256;
 
 /// A convolution with padding 1: every output has its input's height and width.
 #[derive(Clone, Copy, Debug)]
@@ -317,58 +322,49 @@ fn convolve_by<F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
     let grid = [height.div_ceil(OUT), width.div_ceil(OUT)];
     let panel = 2 * lanes();
     let rows = batch * grid[0];
-    let mut output = vec![0f32; batch * channels_out * height * width];
     // So many rows of tiles at once.
     let block = (HELD / (IN * IN * channels_in * grid[1])).clamp(1, rows);
     let size = IN * IN * channels_in * panel;
-    let mut tiles = Buffer::zeros((block * grid[1]).div_ceil(panel) * size);
+    let mut tiles = Buffer::scratch((block * grid[1]).div_ceil(panel) * size);
     let strips = channels_out.div_ceil(STRIP);
     let per_task = (TASK / (IN * IN * channels_in * STRIP)).max(1);
     let per_task = per_task.min(strips.div_ceil(rayon::current_num_threads()));
-    for first in (0..rows).step_by(block) {
-        let block = Block {
-            grid,
-            first,
-            rows: block.min(rows - first),
-        };
-        tiles
-            .write()
-            .par_chunks_mut(size)
-            .take(block.tiles().div_ceil(panel))
-            .enumerate()
-            .for_each(|(panel, out)| {
-                Arch::new().dispatch(Patches::<F, OUT, IN> {
-                    filter: PhantomData,
-                    input,
-                    shape,
-                    block,
-                    panel,
-                    out,
+    // So many rows of tiles fill whole panels.
+    let step = (1..=panel).find(|rows| (rows * grid[1]).is_multiple_of(panel));
+    let step = step.unwrap_or(panel);
+    let mut write = |output: &mut [MaybeUninit<f32>]| {
+        let mut written = 0;
+        for first in (0..rows).step_by(block) {
+            let block = Block {
+                grid,
+                first,
+                rows: block.min(rows - first),
+            };
+            tiles
+                .write()
+                .par_chunks_mut(size)
+                .take(block.tiles().div_ceil(panel))
+                .enumerate()
+                .for_each(|(panel, out)| {
+                    Arch::new().dispatch(Patches::<F, OUT, IN> {
+                        filter: PhantomData,
+                        input,
+                        shape,
+                        block,
+                        panel,
+                        out,
+                    });
                 });
-            });
-        // The output rows that each task writes: all rows of this block, of its channels.
-        let mut tasks: Vec<Vec<Plane<'_>>> =
-            (0..strips.div_ceil(per_task)).map(|_| vec![]).collect();
-        for (index, plane) in output.chunks_exact_mut(height * width).enumerate() {
-            let (member, channel) = (index / channels_out, index % channels_out);
-            let (from, to) = (
-                (member * grid[0]).max(first),
-                ((member + 1) * grid[0]).min(first + block.rows),
-            );
-            if from < to {
-                let lines = (from - member * grid[0]) * OUT * width
-                    ..((to - member * grid[0]) * OUT).min(height) * width;
-                tasks[channel / STRIP / per_task].push(Plane {
-                    channel,
-                    first: from - first,
-                    lines: &mut plane[lines],
-                });
-            }
-        }
-        tasks
-            .into_par_iter()
-            .enumerate()
-            .for_each(|(task, planes)| {
+            // A task is some strips over some rows. Strips alone may be too few to share out.
+            let groups = strips.div_ceil(per_task);
+            let rows_of_part = (block.rows * groups)
+                .div_ceil(TASKS * rayon::current_num_threads())
+                .max(TILES_OF_TASK.div_ceil(grid[1]))
+                .next_multiple_of(step);
+            let tasks = share_out::<OUT>(output, shape, block, per_task, rows_of_part);
+            let counts = tasks.into_par_iter().enumerate().map(|(task, planes)| {
+                let (part, task) = (task / groups, task % groups);
+                let rows = part * rows_of_part..((part + 1) * rows_of_part).min(block.rows);
                 let strips = task * per_task..((task + 1) * per_task).min(strips);
                 Arch::new().dispatch(Products::<F, OUT, IN> {
                     filter: PhantomData,
@@ -377,12 +373,63 @@ fn convolve_by<F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
                     bias,
                     shape,
                     block,
+                    tiles_of_task: rows.start * grid[1]..rows.end * grid[1],
                     strips,
                     planes,
-                });
+                })
             });
+            written += counts.sum::<usize>();
+        }
+        written
+    };
+    // SAFETY: the blocks are different rows of tiles, each channel of each of their rows belongs to one task, and that counts the cells of each of its
+    // tiles once. Tiles do not overlap.
+    unsafe { build_by(batch * channels_out * height * width, &mut write) }
+}
+
+/// What each task writes of a block: of some channels, so many that `per_task` strips hold, some rows. Tasks of the same rows follow each other.
+fn share_out<const OUT: usize>(
+    output: &mut [MaybeUninit<f32>],
+    shape: Shape,
+    block: Block,
+    per_task: usize,
+    rows_of_part: usize,
+) -> Vec<Vec<Plane<'_>>> {
+    let Shape {
+        channels_out,
+        height,
+        width,
+        ..
+    } = shape;
+    let groups = channels_out.div_ceil(STRIP).div_ceil(per_task);
+    let count = groups * block.rows.div_ceil(rows_of_part);
+    let mut tasks: Vec<Vec<Plane<'_>>> = (0..count).map(|_| vec![]).collect();
+    for (index, plane) in output.chunks_exact_mut(height * width).enumerate() {
+        let (member, channel) = (index / channels_out, index % channels_out);
+        let above = member * block.grid[0];
+        let line_of = |row: usize| ((row - above) * OUT).min(height);
+        let (mut row, to) = (
+            above.max(block.first),
+            (above + block.grid[0]).min(block.first + block.rows),
+        );
+        if row >= to {
+            continue;
+        }
+        let mut lines = &mut plane[line_of(row) * width..];
+        while row < to {
+            let part = (row - block.first) / rows_of_part;
+            let end = to.min(block.first + (part + 1) * rows_of_part);
+            let cells = (line_of(end) - line_of(row)) * width;
+            let (here, rest) = std::mem::take(&mut lines).split_at_mut(cells);
+            tasks[part * groups + channel / STRIP / per_task].push(Plane {
+                channel,
+                first: row - block.first,
+                lines: here,
+            });
+            (row, lines) = (end, rest);
+        }
     }
-    output
+    tasks
 }
 
 /// Some rows of tiles, counted over the whole batch.
@@ -405,7 +452,7 @@ struct Plane<'a> {
     channel: usize,
     /// The first row of tiles, counted in the block.
     first: usize,
-    lines: &'a mut [f32],
+    lines: &'a mut [MaybeUninit<f32>],
 }
 
 /// Transforms the tiles of one panel: `[IN · IN][channels in][tiles]`.
@@ -538,21 +585,25 @@ struct Products<'a, F, const OUT: usize, const IN: usize> {
     bias: Option<&'a [f32]>,
     shape: Shape,
     block: Block,
+    /// Counted in the block, from the first of a panel.
+    tiles_of_task: Range<usize>,
     strips: Range<usize>,
     planes: Vec<Plane<'a>>,
 }
 
 impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Products<'_, F, OUT, IN> {
-    type Output = ();
+    /// The number of cells that were written.
+    type Output = usize;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> usize {
         let Self {
             tiles,
             weight,
             bias,
             shape,
             block,
+            tiles_of_task,
             strips,
             mut planes,
             ..
@@ -561,17 +612,19 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Product
         let panel = 2 * lanes;
         let channels = shape.channels_in;
         let size = IN * IN * channels * STRIP;
-        let mut kernels = Buffer::zeros(strips.len() * size);
+        let mut kernels = Buffer::scratch(strips.len() * size);
         for (strip, out) in strips.clone().zip(kernels.write().chunks_exact_mut(size)) {
             transform_weight::<F, OUT, IN>(weight, shape, strip, out);
         }
         planes.sort_by_key(|plane| (plane.channel, plane.first));
-        let count = block.tiles();
-        let mut products = Buffer::zeros(strips.len() * IN * IN * STRIP * panel);
+        let count = tiles_of_task.end;
+        let mut products = Buffer::scratch(strips.len() * IN * IN * STRIP * panel);
+        let mut written = 0;
         for (index, tiles) in tiles
             .chunks_exact(IN * IN * channels * panel)
-            .take(count.div_ceil(panel))
             .enumerate()
+            .take(count.div_ceil(panel))
+            .skip(tiles_of_task.start / panel)
         {
             // A panel of tiles stays in the first-level cache for all strips.
             for (t, tiles) in tiles.chunks_exact(channels * panel).enumerate() {
@@ -631,7 +684,7 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Product
                                 store::<S>(all, value);
                             }
                         }
-                        write_tiles::<OUT>(
+                        written += write_tiles::<OUT>(
                             &all,
                             one_row,
                             start,
@@ -646,10 +699,11 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Product
                 }
             }
         }
+        written
     }
 }
 
-/// Writes tiles `start..start + run` of the block to the rows of their channel.
+/// Writes tiles `start..start + run` of the block to the rows of their channel, and gives the number of their cells.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn write_tiles<const OUT: usize>(
@@ -662,10 +716,10 @@ fn write_tiles<const OUT: usize>(
     shape: Shape,
     channel: usize,
     planes: &mut [Plane<'_>],
-) {
+) -> usize {
     let columns = block.grid[1];
     let first = planes.partition_point(|plane| plane.channel < channel);
-    let mut lane = 0;
+    let (mut lane, mut written) = (0, 0);
     while lane < run {
         let (row, left) = ((start + lane) / columns, (start + lane) % columns);
         let here = (columns - left).min(run - lane);
@@ -682,17 +736,20 @@ fn write_tiles<const OUT: usize>(
             let line = &mut line[left * OUT..];
             if one_row {
                 let count = line.len().min(OUT * lanes);
-                line[..count].copy_from_slice(&all[..count]);
+                line[..count].write_copy_of_slice(&all[..count]);
+                written += count;
             } else {
                 for (t, group) in line.chunks_mut(OUT).take(here).enumerate() {
                     for (j, out) in group.iter_mut().enumerate() {
-                        *out = all[j * lanes + lane + t];
+                        out.write(all[j * lanes + lane + t]);
                     }
+                    written += group.len();
                 }
             }
         }
         lane += here;
     }
+    written
 }
 
 /// The gradient of a 3×3 weight, `[out, in, 3, 3]`: of each of its nine places a product of the output's gradient with the input, moved.

@@ -185,7 +185,7 @@ pub(crate) fn accumulate_rows(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     if b.columns == 0 {
         return;
     }
-    let block = a.rows.div_ceil(rayon::current_num_threads()).max(BLOCK);
+    let block = a.rows.div_ceil(rayon::current_num_threads()).max(BLOCK / 4);
     let blocks = out.par_chunks_mut(block * b.columns);
     blocks.enumerate().for_each(|(index, out)| {
         let first = index * block;

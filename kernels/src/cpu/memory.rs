@@ -1,6 +1,7 @@
 //! Results that are written once, by several threads, into memory that was not zeroed before.
 
 use std::mem::MaybeUninit;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -23,7 +24,36 @@ pub(crate) fn keep_freed_memory() {
     }
 }
 
+/// Floats that nothing uses at the moment, of any values: as many vectors as were ever in use at once.
+static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+fn spare() -> MutexGuard<'static, Vec<Vec<f32>>> {
+    // Whoever panicked meanwhile left whole vectors behind.
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `len` floats of any values, or more.
+pub(crate) fn take_spare(len: usize) -> Vec<f32> {
+    let mut spare = spare();
+    let places = 0..spare.len();
+    let fitting = places.clone().filter(|&at| spare[at].len() >= len);
+    if let Some(at) = fitting.min_by_key(|&at| spare[at].len()) {
+        return spare.swap_remove(at);
+    }
+    // The largest that is too small gives way, so that there are not more and more of them.
+    if let Some(at) = places.max_by_key(|&at| spare[at].len()) {
+        spare.swap_remove(at);
+    }
+    drop(spare);
+    vec![0.0; len]
+}
+
+pub(crate) fn put_spare(floats: Vec<f32>) {
+    spare().push(floats);
+}
+
 pub(crate) fn return_freed_memory() {
+    spare().clear();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `malloc_trim` gives back pages that no allocation lies in, and holds the allocator's locks meanwhile.
     unsafe {
@@ -40,12 +70,44 @@ pub(crate) fn build(
     chunk: usize,
     task: impl Fn(usize, &mut [MaybeUninit<f32>]) -> &mut [f32] + Sync,
 ) -> Vec<f32> {
+    build_beside(len, chunk, |index, out| (task(index, out), ())).0
+}
+
+/// As [`build`], with what each task found beside, in their order.
+///
+/// # Panics
+/// If a task gives back anything but its own chunk, whole.
+pub(crate) fn build_beside<T: Send>(
+    len: usize,
+    chunk: usize,
+    task: impl Fn(usize, &mut [MaybeUninit<f32>]) -> (&mut [f32], T) + Sync,
+) -> (Vec<f32>, Vec<T>) {
     let mut out = Vec::with_capacity(len);
-    out.spare_capacity_mut()[..len]
+    let beside = out.spare_capacity_mut()[..len]
         .par_chunks_mut(chunk.max(1))
         .enumerate()
-        .for_each(|(index, chunk)| written(chunk, |chunk| task(index, chunk)));
+        .map(|(index, chunk)| written(chunk, |chunk| task(index, chunk)))
+        .collect();
     // SAFETY: the capacity is at least `len`, and the chunks cover the first `len` elements; `written` made sure that each is written.
+    unsafe { out.set_len(len) };
+    (out, beside)
+}
+
+/// A vector of `len` floats, which `write` writes in whatever order. It gives the number of those that it wrote.
+///
+/// # Safety
+/// `write` counts no element twice.
+///
+/// # Panics
+/// If it did not write all.
+pub(crate) unsafe fn build_by(
+    len: usize,
+    write: impl FnOnce(&mut [MaybeUninit<f32>]) -> usize,
+) -> Vec<f32> {
+    let mut out = Vec::with_capacity(len);
+    let count = write(&mut out.spare_capacity_mut()[..len]);
+    assert_eq!(count, len, "a part of the output was not written");
+    // SAFETY: the capacity is at least `len`, and as many elements were written, each counted once, as the caller says.
     unsafe { out.set_len(len) };
     out
 }
@@ -64,7 +126,7 @@ pub(crate) fn fill_parts(
         written(
             part,
             #[inline(always)]
-            |part| task(index, part),
+            |part| (task(index, part), ()),
         );
     }
     // SAFETY: the parts cover the slice, and `written` made sure that each is written.
@@ -73,16 +135,17 @@ pub(crate) fn fill_parts(
 
 /// Makes sure that `task` writes every element: as proof it gives back the same memory as initialised floats.
 #[inline(always)]
-fn written(
+fn written<T>(
     part: &mut [MaybeUninit<f32>],
-    task: impl FnOnce(&mut [MaybeUninit<f32>]) -> &mut [f32],
-) {
+    task: impl FnOnce(&mut [MaybeUninit<f32>]) -> (&mut [f32], T),
+) -> T {
     let (start, len) = (part.as_ptr().cast::<f32>(), part.len());
-    let done = task(part);
+    let (done, beside) = task(part);
     assert!(
         done.as_ptr() == start && done.len() == len,
         "a part of the output was not written"
     );
+    beside
 }
 
 /// Writes `value(index)` to every element.

@@ -3,10 +3,9 @@
 use std::mem::MaybeUninit;
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::math::{sigmoid, swish_slope};
-use super::memory::{build, fill, fill_parts};
+use super::memory::{build, build_beside, fill, fill_parts};
 
 /// Elements that are summed in f32 before the sum goes on in f64.
 const BLOCK: usize = 4096;
@@ -40,93 +39,130 @@ struct Moments {
     rate: f32,
 }
 
-/// What is added up over two slices.
-trait Term {
-    fn add<S: Simd>(&self, simd: S, x: S::f32s, y: S::f32s, sum: S::f32s) -> S::f32s;
-    fn add_one(&self, x: f32, y: f32, sum: f32) -> f32;
+/// What is added up over two slices, `N` sums at once.
+trait Term<const N: usize> {
+    fn add<S: Simd>(&self, simd: S, x: S::f32s, y: S::f32s, sums: [S::f32s; N]) -> [S::f32s; N];
+    fn add_one(&self, x: f32, y: f32, sums: [f32; N]) -> [f32; N];
 }
 
 /// x
 struct Plain;
 
-impl Term for Plain {
+impl Term<1> for Plain {
     #[inline(always)]
-    fn add<S: Simd>(&self, simd: S, x: S::f32s, _: S::f32s, sum: S::f32s) -> S::f32s {
-        simd.add_f32s(x, sum)
+    fn add<S: Simd>(&self, simd: S, x: S::f32s, _: S::f32s, [sum]: [S::f32s; 1]) -> [S::f32s; 1] {
+        [simd.add_f32s(x, sum)]
     }
 
     #[inline(always)]
-    fn add_one(&self, x: f32, _: f32, sum: f32) -> f32 {
-        x + sum
+    fn add_one(&self, x: f32, _: f32, [sum]: [f32; 1]) -> [f32; 1] {
+        [x + sum]
     }
 }
 
 /// (x - mean)²
 struct Deviation(f32);
 
-impl Term for Deviation {
+impl Term<1> for Deviation {
     #[inline(always)]
-    fn add<S: Simd>(&self, simd: S, x: S::f32s, _: S::f32s, sum: S::f32s) -> S::f32s {
+    fn add<S: Simd>(&self, simd: S, x: S::f32s, _: S::f32s, [sum]: [S::f32s; 1]) -> [S::f32s; 1] {
         let x = simd.sub_f32s(x, simd.splat_f32s(self.0));
-        simd.mul_add_e_f32s(x, x, sum)
+        [simd.mul_add_e_f32s(x, x, sum)]
     }
 
     #[inline(always)]
-    fn add_one(&self, x: f32, _: f32, sum: f32) -> f32 {
-        (x - self.0) * (x - self.0) + sum
+    fn add_one(&self, x: f32, _: f32, [sum]: [f32; 1]) -> [f32; 1] {
+        [(x - self.0) * (x - self.0) + sum]
     }
 }
 
-/// x · y
-struct Product;
+/// x, and x · (y - mean)
+struct Against(f32);
 
-impl Term for Product {
+impl Term<2> for Against {
     #[inline(always)]
-    fn add<S: Simd>(&self, simd: S, x: S::f32s, y: S::f32s, sum: S::f32s) -> S::f32s {
-        simd.mul_add_e_f32s(x, y, sum)
+    fn add<S: Simd>(
+        &self,
+        simd: S,
+        x: S::f32s,
+        y: S::f32s,
+        [sum, product]: [S::f32s; 2],
+    ) -> [S::f32s; 2] {
+        let y = simd.sub_f32s(y, simd.splat_f32s(self.0));
+        [simd.add_f32s(x, sum), simd.mul_add_e_f32s(x, y, product)]
     }
 
     #[inline(always)]
-    fn add_one(&self, x: f32, y: f32, sum: f32) -> f32 {
-        x * y + sum
+    fn add_one(&self, x: f32, y: f32, [sum, product]: [f32; 2]) -> [f32; 2] {
+        [x + sum, x * (y - self.0) + product]
     }
 }
 
-/// The sum of a term, in f32 by lanes and in f64 by blocks.
+/// The sums of a term over slices of a block at most.
 #[inline(always)]
-fn sum<S: Simd>(simd: S, term: impl Term, x: &[f32], y: &[f32]) -> f64 {
-    let mut total = 0f64;
-    for (x, y) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
-        // Four sums, so that an addition need not wait for the one before it.
-        let (xs, x) = S::as_simd_f32s(x);
-        let (ys, y) = S::as_simd_f32s(y);
-        let (x_fours, xs) = pulp::as_arrays::<4, _>(xs);
-        let (y_fours, ys) = pulp::as_arrays::<4, _>(ys);
-        let mut sums = [simd.splat_f32s(0.0); 4];
-        for (xs, ys) in x_fours.iter().zip(y_fours) {
-            for i in 0..4 {
-                sums[i] = term.add(simd, xs[i], ys[i], sums[i]);
-            }
+fn sums_of_block<S: Simd, const N: usize>(
+    simd: S,
+    term: &impl Term<N>,
+    x: &[f32],
+    y: &[f32],
+) -> [f64; N] {
+    // Four sums, so that an addition need not wait for the one before it.
+    let (xs, x) = S::as_simd_f32s(x);
+    let (ys, y) = S::as_simd_f32s(y);
+    let (x_fours, xs) = pulp::as_arrays::<4, _>(xs);
+    let (y_fours, ys) = pulp::as_arrays::<4, _>(ys);
+    let mut sums = [[simd.splat_f32s(0.0); N]; 4];
+    for (xs, ys) in x_fours.iter().zip(y_fours) {
+        for i in 0..4 {
+            sums[i] = term.add(simd, xs[i], ys[i], sums[i]);
         }
-        for (&x, &y) in xs.iter().zip(ys) {
-            sums[0] = term.add(simd, x, y, sums[0]);
-        }
-        let left = simd.add_f32s(sums[0], sums[1]);
-        let sums = simd.add_f32s(left, simd.add_f32s(sums[2], sums[3]));
-        let rest = |sum, (&x, &y): (&f32, &f32)| term.add_one(x, y, sum);
-        total += f64::from(x.iter().zip(y).fold(simd.reduce_sum_f32s(sums), rest));
     }
-    total
+    for (&x, &y) in xs.iter().zip(ys) {
+        sums[0] = term.add(simd, x, y, sums[0]);
+    }
+    let mut rest = [0f32; N];
+    for (&x, &y) in x.iter().zip(y) {
+        rest = term.add_one(x, y, rest);
+    }
+    let mut totals = [0f64; N];
+    for i in 0..N {
+        let left = simd.add_f32s(sums[0][i], sums[1][i]);
+        let all = simd.add_f32s(left, simd.add_f32s(sums[2][i], sums[3][i]));
+        totals[i] = f64::from(simd.reduce_sum_f32s(all) + rest[i]);
+    }
+    totals
 }
 
+/// The sums of a term, in f32 within a block and in f64 over the blocks.
+#[inline(always)]
+fn sums<S: Simd, const N: usize>(simd: S, term: impl Term<N>, x: &[f32], y: &[f32]) -> [f64; N] {
+    let mut totals = [0f64; N];
+    for (x, y) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
+        let block = sums_of_block(simd, &term, x, y);
+        for i in 0..N {
+            totals[i] += block[i];
+        }
+    }
+    totals
+}
+
+/// Each block goes over its cells twice, while they are in the first-level cache; the blocks are put together as Chan, Golub and LeVeque (1983) do.
 #[inline(always)]
 fn moments<S: Simd>(simd: S, x: &[f32], epsilon: f32) -> Moments {
-    let count = x.len() as f64;
-    let mean = (sum(simd, Plain, x, x) / count) as f32;
-    let variance = sum(simd, Deviation(mean), x, x) / count;
+    let (mut count, mut mean, mut spread) = (0f64, 0f64, 0f64);
+    for x in x.chunks(BLOCK) {
+        let here = x.len() as f64;
+        let [total] = sums_of_block(simd, &Plain, x, x);
+        let middle = total / here;
+        let [around] = sums_of_block(simd, &Deviation(middle as f32), x, x);
+        let (apart, share) = (middle - mean, here / (count + here));
+        spread += around + apart * apart * count * share;
+        mean += apart * share;
+        count += here;
+    }
     Moments {
-        mean,
-        rate: (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32,
+        mean: mean as f32,
+        rate: (1.0 / (spread / count + f64::from(epsilon)).sqrt()) as f32,
     }
 }
 
@@ -201,6 +237,41 @@ impl<'o> WithSimd for Group<'_, 'o> {
     }
 }
 
+/// The sum of a gradient's products with the normalised input, and its own: the gradients of a norm's weight and bias.
+#[inline(always)]
+fn pulls_on<S: Simd>(simd: S, moments: Moments, pulls: &[f32], x: &[f32]) -> [f64; 2] {
+    let [total, against] = sums(simd, Against(moments.mean), pulls, x);
+    [against * f64::from(moments.rate), total]
+}
+
+/// What makes the input's gradient of the one after the norm: `rate · (pulled - pull - turn · (x - mean) · rate)`, where `pull` and `turn` are the
+/// means of `pulled` and of its product with the normalised input.
+#[derive(Clone, Copy)]
+struct Moved {
+    mean: f32,
+    rate: f32,
+    slope: f32,
+    shift: f32,
+}
+
+impl Moved {
+    #[inline(always)]
+    fn new(Moments { mean, rate }: Moments, pull: f64, turn: f64) -> Self {
+        let (pull, turn) = (pull as f32, turn as f32);
+        Self {
+            mean,
+            rate,
+            slope: -rate * rate * turn,
+            shift: -rate * pull,
+        }
+    }
+
+    #[inline(always)]
+    fn by(self, pulled: f32, x: f32) -> f32 {
+        pulled.mul_add(self.rate, (x - self.mean).mul_add(self.slope, self.shift))
+    }
+}
+
 /// Gradients of the input, the weight and the bias.
 pub(crate) type NormGradients = (Vec<f32>, Vec<f32>, Vec<f32>);
 
@@ -212,27 +283,20 @@ pub(crate) fn group_norm_backward(
     shape: Groups,
 ) -> NormGradients {
     let (size, channels) = (shape.size(), shape.channels_of_group());
-    let count = x.len() / size;
-    let mut sums = vec![[0f64; 2]; count * channels];
-    let mut dx = vec![0f32; x.len()];
-    dx.par_chunks_exact_mut(size)
-        .zip(sums.par_chunks_exact_mut(channels))
-        .enumerate()
-        .for_each(|(index, (dx, sums))| {
-            let own = index % shape.groups * channels..(index % shape.groups + 1) * channels;
-            Arch::new().dispatch(GroupBackward {
-                x: &x[index * size..][..size],
-                grad: &grad[index * size..][..size],
-                weight: &weight[own.clone()],
-                bias: &bias[own],
-                shape,
-                dx,
-                sums,
-            });
-        });
+    let (dx, sums) = build_beside(x.len(), size, |index, out| {
+        let own = index % shape.groups * channels..(index % shape.groups + 1) * channels;
+        Arch::new().dispatch(GroupBackward {
+            x: &x[index * size..][..size],
+            grad: &grad[index * size..][..size],
+            weight: &weight[own.clone()],
+            bias: &bias[own],
+            shape,
+            out,
+        })
+    });
     let (mut dweight, mut dbias) = (vec![0f64; shape.channels], vec![0f64; shape.channels]);
-    for member in sums.chunks_exact(shape.channels) {
-        for (channel, [against, total]) in member.iter().enumerate() {
+    for member in sums.chunks_exact(shape.groups) {
+        for (channel, [against, total]) in member.iter().flatten().enumerate() {
             dweight[channel] += against;
             dbias[channel] += total;
         }
@@ -241,72 +305,91 @@ pub(crate) fn group_norm_backward(
 }
 
 /// The gradient of one group of one member of a batch.
-struct GroupBackward<'a> {
+struct GroupBackward<'a, 'o> {
     x: &'a [f32],
     grad: &'a [f32],
     weight: &'a [f32],
     bias: &'a [f32],
     shape: Groups,
-    dx: &'a mut [f32],
-    /// Of each channel, the gradients of its weight and its bias.
-    sums: &'a mut [[f64; 2]],
+    out: &'o mut [MaybeUninit<f32>],
 }
 
-impl WithSimd for GroupBackward<'_> {
-    type Output = ();
+impl<'o> WithSimd for GroupBackward<'_, 'o> {
+    /// The gradient, and of each channel those of its weight and its bias.
+    type Output = (&'o mut [f32], Vec<[f64; 2]>);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let Self {
             x,
             grad,
             weight,
             bias,
-            shape,
-            dx,
-            sums,
+            shape: Groups { cells, silu, .. },
+            out,
         } = self;
-        let cells = shape.cells;
-        let moments = moments(simd, x, shape.epsilon);
-        let (mut pull, mut turn) = (0f64, 0f64);
-        for (channel, sums) in sums.iter_mut().enumerate() {
-            let part = channel * cells..(channel + 1) * cells;
-            let (x, grad, out) = (&x[part.clone()], &grad[part.clone()], &mut dx[part]);
-            let weight = weight[channel];
-            // The gradient after the norm, kept where the result will stand.
-            if shape.silu {
-                let (scale, shift) = affine(moments, weight, bias[channel]);
-                for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
-                    *out = grad * swish_slope(x.mul_add(scale, shift), 1.0);
-                }
+        let moments = moments(simd, x, self.shape.epsilon);
+        let mut all = Vec::with_capacity(weight.len());
+        // With SiLU, the gradient before it is kept where the result will stand.
+        let pulled = if silu {
+            let pulled = fill_parts(
+                out,
+                cells,
+                #[inline(always)]
+                |channel, out| {
+                    let x = &x[channel * cells..][..out.len()];
+                    let grad = &grad[channel * cells..][..out.len()];
+                    let (scale, shift) = affine(moments, weight[channel], bias[channel]);
+                    let pulls = fill(
+                        out,
+                        #[inline(always)]
+                        |i| grad[i] * swish_slope(x[i].mul_add(scale, shift), 1.0),
+                    );
+                    all.push(pulls_on(simd, moments, pulls, x));
+                    pulls
+                },
+            );
+            Ok(pulled)
+        } else {
+            for (grad, x) in grad.chunks_exact(cells).zip(x.chunks_exact(cells)) {
+                all.push(pulls_on(simd, moments, grad, x));
             }
-            let pulls: &[f32] = if shape.silu { out } else { grad };
-            let total = sum(simd, Plain, pulls, pulls);
-            let against = (sum(simd, Product, pulls, x) - total * f64::from(moments.mean))
-                * f64::from(moments.rate);
-            *sums = [against, total];
+            Err(out)
+        };
+        let (mut pull, mut turn) = (0f64, 0f64);
+        for (&[against, total], &weight) in all.iter().zip(weight) {
             pull += total * f64::from(weight);
             turn += against * f64::from(weight);
         }
         let size = x.len() as f64;
-        let (pull, turn) = ((pull / size) as f32, (turn / size) as f32);
-        for (channel, out) in dx.chunks_exact_mut(cells).enumerate() {
-            let part = channel * cells..(channel + 1) * cells;
-            let (x, grad, weight) = (&x[part.clone()], &grad[part], weight[channel]);
-            let moved = |pulled: f32, x: f32| {
-                let normed = (x - moments.mean) * moments.rate;
-                moments.rate * (-normed).mul_add(turn, pulled.mul_add(weight, -pull))
-            };
-            if shape.silu {
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = moved(*out, x);
+        let moved = Moved::new(moments, pull / size, turn / size);
+        let out = match pulled {
+            Ok(out) => {
+                for (channel, out) in out.chunks_exact_mut(cells).enumerate() {
+                    let (x, weight) = (&x[channel * cells..][..cells], weight[channel]);
+                    for (out, &x) in out.iter_mut().zip(x) {
+                        *out = moved.by(*out * weight, x);
+                    }
                 }
-            } else {
-                for ((out, &grad), &x) in out.iter_mut().zip(grad).zip(x) {
-                    *out = moved(grad, x);
-                }
+                out
             }
-        }
+            Err(out) => fill_parts(
+                out,
+                cells,
+                #[inline(always)]
+                |channel, out| {
+                    let x = &x[channel * cells..][..out.len()];
+                    let grad = &grad[channel * cells..][..out.len()];
+                    let weight = weight[channel];
+                    fill(
+                        out,
+                        #[inline(always)]
+                        |i| moved.by(grad[i] * weight, x[i]),
+                    )
+                },
+            ),
+        };
+        (out, all)
     }
 }
 
@@ -375,26 +458,18 @@ pub(crate) fn layer_norm_backward(
 ) -> NormGradients {
     let width = weight.len();
     let rows = (CHUNK / width).max(1);
-    let mut dx = vec![0f32; x.len()];
     // Of each task, in their order, so that the sums do not depend on the threads.
-    let sums: Vec<[Vec<f32>; 2]> = dx
-        .par_chunks_mut(rows * width)
-        .enumerate()
-        .map(|(index, dx)| {
-            let at = index * rows * width;
-            let count = if wanted { width } else { 0 };
-            let mut sums = [vec![0f32; count], vec![0f32; count]];
-            Arch::new().dispatch(RowsBackward {
-                x: &x[at..][..dx.len()],
-                grad: &grad[at..][..dx.len()],
-                weight,
-                epsilon,
-                dx,
-                sums: &mut sums,
-            });
-            sums
+    let (dx, sums) = build_beside(x.len(), rows * width, |index, out| {
+        let at = index * rows * width;
+        Arch::new().dispatch(RowsBackward {
+            x: &x[at..][..out.len()],
+            grad: &grad[at..][..out.len()],
+            weight,
+            epsilon,
+            wanted,
+            out,
         })
-        .collect();
+    });
     let mut totals = [vec![0f64; width], vec![0f64; width]];
     for part in &sums {
         for (total, part) in totals.iter_mut().zip(part) {
@@ -407,53 +482,63 @@ pub(crate) fn layer_norm_backward(
 }
 
 /// The gradient of some rows.
-struct RowsBackward<'a> {
+struct RowsBackward<'a, 'o> {
     x: &'a [f32],
     grad: &'a [f32],
     weight: &'a [f32],
     epsilon: f32,
-    dx: &'a mut [f32],
-    /// To which the gradients of weight and bias are added, or empty.
-    sums: &'a mut [Vec<f32>; 2],
+    wanted: bool,
+    out: &'o mut [MaybeUninit<f32>],
 }
 
-impl WithSimd for RowsBackward<'_> {
-    type Output = ();
+impl<'o> WithSimd for RowsBackward<'_, 'o> {
+    /// The gradient, and those of weight and bias, which are empty unless they are wanted.
+    type Output = (&'o mut [f32], [Vec<f32>; 2]);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let Self {
             x,
             grad,
             weight,
             epsilon,
-            dx,
-            sums: [dweight, dbias],
+            wanted,
+            out,
         } = self;
         let width = weight.len();
-        for ((out, x), grad) in dx
-            .chunks_exact_mut(width)
-            .zip(x.chunks_exact(width))
-            .zip(grad.chunks_exact(width))
-        {
-            let Moments { mean, rate } = moments(simd, x, epsilon);
-            for ((out, grad), weight) in out.iter_mut().zip(grad).zip(weight) {
-                *out = grad * weight;
-            }
-            let pull = sum(simd, Plain, out, out);
-            let turn = (sum(simd, Product, out, x) - pull * f64::from(mean)) * f64::from(rate);
-            let (pull, turn) = ((pull / width as f64) as f32, (turn / width as f64) as f32);
-            for (out, x) in out.iter_mut().zip(x) {
-                let normed = (x - mean) * rate;
-                *out = rate * (-normed).mul_add(turn, *out - pull);
-            }
-            for ((dweight, grad), x) in dweight.iter_mut().zip(grad).zip(x) {
-                *dweight = grad.mul_add((x - mean) * rate, *dweight);
-            }
-            for (dbias, grad) in dbias.iter_mut().zip(grad) {
-                *dbias += grad;
-            }
-        }
+        let count = if wanted { width } else { 0 };
+        let mut sums = [vec![0f32; count], vec![0f32; count]];
+        let [dweight, dbias] = &mut sums;
+        let out = fill_parts(
+            out,
+            width,
+            #[inline(always)]
+            |row, out| {
+                let x = &x[row * width..][..out.len()];
+                let grad = &grad[row * width..][..out.len()];
+                let weight = &weight[..out.len()];
+                let moments = moments(simd, x, epsilon);
+                let out = fill(
+                    out,
+                    #[inline(always)]
+                    |i| grad[i] * weight[i],
+                );
+                let [turn, pull] = pulls_on(simd, moments, out, x);
+                let size = width as f64;
+                let moved = Moved::new(moments, pull / size, turn / size);
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = moved.by(*out, *x);
+                }
+                for ((dweight, grad), x) in dweight.iter_mut().zip(grad).zip(x) {
+                    *dweight = grad.mul_add((x - moments.mean) * moments.rate, *dweight);
+                }
+                for (dbias, grad) in dbias.iter_mut().zip(grad) {
+                    *dbias += grad;
+                }
+                out
+            },
+        );
+        (out, sums)
     }
 }
 

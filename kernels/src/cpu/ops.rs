@@ -189,9 +189,7 @@ fn interleaved(values: Vec<f32>, [batch, heads, positions, dim]: [usize; 4]) -> 
 /// The output, and of each query the logarithm of its sum.
 fn attend([q, k, v]: [&FlexTensor; 3], causal: bool) -> (FlexTensor, Vec<f32>) {
     let (q, k, v) = (heads(q), heads(k), heads(v));
-    let rows = q.batch * q.heads * q.positions;
-    let (mut out, mut sums) = (vec![0.0; rows * q.dim], vec![0.0; rows]);
-    attention::forward(q, k, v, causal, &mut out, &mut sums);
+    let (out, sums) = attention::forward(q, k, v, causal);
     (
         interleaved(out, [q.batch, q.heads, q.positions, q.dim]),
         sums,
@@ -563,9 +561,37 @@ fn with_factors(weight: &FlexTensor, down: &FlexTensor, up: &FlexTensor) -> Flex
 struct Adapted([FlexTensor; 4]);
 
 impl Adapted {
+    /// Of few rows the factors are applied to the activations; of many they are put on the weight first. Either takes as many multiplications
+    /// for each of the factors' ranks: `rows · (in + out)`, or `in · out`.
     fn forward(&self, bias: FlexTensor) -> FlexTensor {
         let Self([input, weight, down, up]) = self;
-        multiply(input.clone(), with_factors(weight, down, up), Some(bias))
+        let [from, out] = weight.shape().dims();
+        let rows = input.layout().num_elements() / from.max(1);
+        if rows * (from + out) >= from * out {
+            return multiply(input.clone(), with_factors(weight, down, up), Some(bias));
+        }
+        let [input, weight, down, up, bias] = [
+            input.to_contiguous(),
+            forwards(weight.clone()),
+            down.to_contiguous(),
+            up.to_contiguous(),
+            bias.to_contiguous(),
+        ];
+        let rank = down.shape()[0];
+        let x = Matrix::new(slice(&input), rows, from);
+        let mut values = gemm::product(x, matrix(&weight), Some(slice(&bias)));
+        let low = Matrix::new(slice(&down), rank, from);
+        let seen = gemm::product(x, low.transposed(), None);
+        let high = Matrix::new(slice(&up), out, rank);
+        gemm::accumulate_rows(
+            &mut values,
+            Matrix::new(&seen, rows, rank),
+            high.transposed(),
+        );
+        let mut shape = input.shape();
+        let last = shape.num_dims() - 1;
+        shape[last] = out;
+        tensor(values, shape)
     }
 }
 
@@ -575,7 +601,8 @@ struct AdaptedBackward;
 impl Backward<Flex, 3> for AdaptedBackward {
     type State = Adapted;
 
-    /// With G the output's gradient: that of `down` is (G up)ᵀ x, that of `up` is Gᵀ (x downᵀ).
+    /// With G the output's gradient: that of `down` is (G up)ᵀ x, that of `up` is Gᵀ (x downᵀ), and that of x is G Wᵀ + (G up) down, whose second
+    /// part is in the weight where there are many rows.
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
         let Adapted([input, weight, down, up]) = ops.state;
@@ -586,19 +613,26 @@ impl Backward<Flex, 3> for AdaptedBackward {
         let g = slice(&grad);
         let g = Matrix::new(g, g.len() / out, out);
         let x = Matrix::new(slice(&x), g.rows, from);
-        let [to_input, to_down, to_up] = ops.parents;
-        if let Some(parent) = to_input {
-            let weight = with_factors(&weight, &down, &up);
-            let values = gemm::product(g, matrix(&weight).transposed(), None);
-            grads.register::<Flex>(parent.id, tensor(values, shape));
-        }
         let (low, high) = (
             Matrix::new(slice(&down), rank, from),
             Matrix::new(slice(&up), out, rank),
         );
+        let [to_input, to_down, to_up] = ops.parents;
+        let pulled = gemm::product(g, high, None);
+        let pulled = Matrix::new(&pulled, g.rows, rank);
+        if let Some(parent) = to_input {
+            let values = if g.rows < out {
+                let weight = forwards(weight);
+                let mut values = gemm::product(g, matrix(&weight).transposed(), None);
+                gemm::accumulate_rows(&mut values, pulled, low);
+                values
+            } else {
+                let weight = with_factors(&weight, &down, &up);
+                gemm::product(g, matrix(&weight).transposed(), None)
+            };
+            grads.register::<Flex>(parent.id, tensor(values, shape));
+        }
         if let Some(parent) = to_down {
-            let pulled = gemm::product(g, high, None);
-            let pulled = Matrix::new(&pulled, g.rows, rank);
             let values = gemm::product(pulled.transposed(), x, None);
             grads.register::<Flex>(parent.id, tensor(values, Shape::new([rank, from])));
         }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::math::{normal, sigmoid, swish_slope, vectorized};
+use super::math::{bell, below, sigmoid, swish_slope, vectorized};
 use super::memory::{build, fill, fill_parts};
 
 /// Elements that one task computes.
@@ -71,7 +71,7 @@ pub(crate) fn gelu(x: &[f32]) -> Vec<f32> {
     map(
         x,
         #[inline(always)]
-        |x| x * normal(x).0,
+        |x| x * below(x),
     )
 }
 
@@ -80,10 +80,7 @@ pub(crate) fn gelu_backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
         x,
         grad,
         #[inline(always)]
-        |x, grad| {
-            let (below, bell) = normal(x);
-            grad * x.mul_add(bell, below)
-        },
+        |x, grad| grad * x.mul_add(bell(x), below(x)),
     )
 }
 
@@ -105,7 +102,7 @@ pub(crate) fn geglu(x: &[f32], channels: usize) -> Vec<f32> {
                         fill(
                             out,
                             #[inline(always)]
-                            |i| hidden[i] * gate[i] * normal(gate[i]).0,
+                            |i| hidden[i] * gate[i] * below(gate[i]),
                         )
                     },
                 )
@@ -135,15 +132,15 @@ pub(crate) fn geglu_backward(x: &[f32], grad: &[f32], channels: usize) -> Vec<f3
                             fill(
                                 out,
                                 #[inline(always)]
-                                |i| grad[i] * gate[i] * normal(gate[i]).0,
+                                |i| grad[i] * gate[i] * below(gate[i]),
                             )
                         } else {
                             fill(
                                 out,
                                 #[inline(always)]
                                 |i| {
-                                    let (below, bell) = normal(gate[i]);
-                                    grad[i] * hidden[i] * gate[i].mul_add(bell, below)
+                                    let slope = gate[i].mul_add(bell(gate[i]), below(gate[i]));
+                                    grad[i] * hidden[i] * slope
                                 },
                             )
                         }

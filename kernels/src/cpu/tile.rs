@@ -6,6 +6,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::math::EXP2_TERMS;
+use super::memory;
 
 /// Rows of a strip, where nothing asks for another number: with two columns of vectors, a tile of 24 of AVX-512's 32 registers.
 pub(crate) const STRIP: usize = 12;
@@ -22,7 +23,14 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     pub(crate) fn zeros(len: usize) -> Self {
-        let data = vec![0.0; len + LINE];
+        let mut buffer = Self::scratch(len);
+        buffer.write().fill(0.0);
+        buffer
+    }
+
+    /// Floats of any values: those that a buffer before left behind, which takes less time than zeros.
+    pub(crate) fn scratch(len: usize) -> Self {
+        let data = memory::take_spare(len + LINE);
         let start = data.as_ptr().align_offset(4 * LINE).min(LINE);
         Self { data, start, len }
     }
@@ -33,6 +41,12 @@ impl Buffer {
 
     pub(crate) fn write(&mut self) -> &mut [f32] {
         &mut self.data[self.start..][..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        memory::put_spare(std::mem::take(&mut self.data));
     }
 }
 
@@ -95,6 +109,28 @@ pub(crate) fn pack_columns<const R: usize>(
             let from = &matrix.row(first + row, columns)[strip * R..][..wide];
             out[..wide].copy_from_slice(from);
             out[wide..].fill(0.0);
+        }
+    }
+}
+
+/// Rows `first..first + count`, times `scale`, as columns: `[columns][width]`, filled up with zeros.
+#[inline(always)]
+pub(crate) fn pack_lanes(
+    matrix: Rows<'_>,
+    first: usize,
+    count: usize,
+    columns: usize,
+    width: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    if count < width {
+        out.fill(0.0);
+    }
+    for lane in 0..count {
+        let row = matrix.row(first + lane, columns);
+        for (out, &value) in out[lane..].iter_mut().step_by(width).zip(row) {
+            *out = value * scale;
         }
     }
 }
