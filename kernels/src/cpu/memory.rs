@@ -25,35 +25,41 @@ pub(crate) fn keep_freed_memory() {
 }
 
 /// Floats that nothing uses at the moment, of any values: as many vectors as were ever in use at once.
-static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+struct Spare(Vec<Vec<f32>>);
 
-fn spare() -> MutexGuard<'static, Vec<Vec<f32>>> {
+impl Spare {
+    /// The shortest of at least `len` floats. Where there is none, the longest gives way, so that there are not more and more of them.
+    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
+        let all = 0..self.0.len();
+        let fitting = all.clone().filter(|&at| self.0[at].len() >= len);
+        if let Some(at) = fitting.min_by_key(|&at| self.0[at].len()) {
+            return Some(self.0.swap_remove(at));
+        }
+        let longest = all.max_by_key(|&at| self.0[at].len())?;
+        self.0.swap_remove(longest);
+        None
+    }
+}
+
+static SPARE: Mutex<Spare> = Mutex::new(Spare(Vec::new()));
+
+fn spare() -> MutexGuard<'static, Spare> {
     // Whoever panicked meanwhile left whole vectors behind.
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `len` floats of any values, or more.
 pub(crate) fn take_spare(len: usize) -> Vec<f32> {
-    let mut spare = spare();
-    let places = 0..spare.len();
-    let fitting = places.clone().filter(|&at| spare[at].len() >= len);
-    if let Some(at) = fitting.min_by_key(|&at| spare[at].len()) {
-        return spare.swap_remove(at);
-    }
-    // The largest that is too small gives way, so that there are not more and more of them.
-    if let Some(at) = places.max_by_key(|&at| spare[at].len()) {
-        spare.swap_remove(at);
-    }
-    drop(spare);
-    vec![0.0; len]
+    let found = spare().take(len);
+    found.unwrap_or_else(|| vec![0.0; len])
 }
 
 pub(crate) fn put_spare(floats: Vec<f32>) {
-    spare().push(floats);
+    spare().0.push(floats);
 }
 
 pub(crate) fn return_freed_memory() {
-    spare().clear();
+    spare().0.clear();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `malloc_trim` gives back pages that no allocation lies in, and holds the allocator's locks meanwhile.
     unsafe {
@@ -170,4 +176,45 @@ where
         .zip(values.par_chunks(CHUNK))
         .for_each(|(out, values)| values.convert_to_f32_slice(out));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_by_parts_is_whole() {
+        let write = |out: &mut [MaybeUninit<f32>]| {
+            let (even, odd) = out.split_at_mut(3);
+            fill(odd, |i| i as f32).len() + fill(even, |i| -(i as f32)).len()
+        };
+        // SAFETY: both halves are counted once.
+        assert_eq!(unsafe { build_by(5, write) }, [0.0, -1.0, -2.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a part of the output was not written")]
+    fn what_was_not_written_is_not_given_out() {
+        // SAFETY: nothing is counted twice.
+        unsafe { build_by(5, |out| fill(&mut out[..4], |_| 0.0).len()) };
+    }
+
+    #[test]
+    fn parts_come_in_their_order_with_what_was_found_beside() {
+        let (values, found) = build_beside(7, 3, |index, out| {
+            let count = out.len();
+            (fill(out, |i| (10 * index + i) as f32), count)
+        });
+        assert_eq!(values, [0.0, 1.0, 2.0, 10.0, 11.0, 12.0, 20.0]);
+        assert_eq!(found, [3, 3, 1]);
+    }
+
+    #[test]
+    fn spare_floats_are_used_again_and_do_not_pile_up() {
+        let mut spare = Spare([10, 30, 20].map(|len| vec![1.0; len]).to_vec());
+        assert_eq!(spare.take(15).unwrap().len(), 20);
+        assert_eq!(spare.take(30).unwrap().len(), 30);
+        assert_eq!(spare.take(15), None);
+        assert_eq!(spare.0.len(), 0);
+    }
 }
