@@ -315,10 +315,10 @@ pub struct Generate {
     /// Whose random numbers a seed means: torch (diffusers, ComfyUI) or philox (A1111)
     #[arg(long, value_enum, default_value = "torch")]
     pub rng: Rng,
-    /// Width in pixels [default: 512, or that of --init-image]
+    /// Width in pixels [default: that of --init-image, or of the pictures that the model was trained on: 512 for Stable Diffusion 1.5]
     #[arg(long)]
     pub width: Option<usize>,
-    /// Height in pixels [default: 512, or that of --init-image]
+    /// Height in pixels [default: that of --init-image, or of the pictures that the model was trained on: 512 for Stable Diffusion 1.5]
     #[arg(long)]
     pub height: Option<usize>,
     /// Pictures in one batch
@@ -409,7 +409,7 @@ pub struct TrainOptions {
     /// Batches averaged for one step [default: 1]
     #[arg(long)]
     pub gradient_accumulation: Option<usize>,
-    /// Side of the square that pictures are cut to, in pixels [default: 512]
+    /// Side of the square that pictures are cut to, in pixels [default: that of the model's own training, 512 for Stable Diffusion 1.5]
     #[arg(long)]
     pub resolution: Option<usize>,
     /// Compute activations again for the backward pass instead of keeping them: a third more time, far less memory [default: true]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::args::{Common, LoraChoice, Model, Prediction, Steps, TrainOptions};
 use crate::console::{Console, go_on, print};
 use crate::failure::{Blame, Failure, wrong};
-use crate::generate::{Opening, check_prompt, draw};
+use crate::generate::{Opening, check_prompt, draw, trained_side};
 use crate::ip_args::IpOptions;
 use crate::library::blamed;
 use crate::output::write_png;
@@ -109,9 +109,9 @@ pub struct New {
     /// Where the face is, the same in every picture: left edge, upper edge and side of a square, as shares of the middle square
     #[arg(long, value_name = "LEFT,TOP,SIDE", default_value = "0,0,1")]
     pub face: FaceRegion,
-    /// Side of the pictures that are trained on and drawn, in pixels
-    #[arg(long, default_value_t = 512)]
-    pub resolution: usize,
+    /// Side of the pictures that are trained on and drawn, in pixels [default: that of the model's own training, 512 for Stable Diffusion 1.5]
+    #[arg(long)]
+    pub resolution: Option<usize>,
     /// Steps of the training: a number, or auto for 45 a picture within 1500 to 2500
     #[arg(long, default_value = "auto")]
     pub train_steps: Steps,
@@ -226,7 +226,11 @@ pub fn new(args: &New, common: &Common) -> Result<Value, Failure> {
         face: args.face,
         ..Settings::recipe(&args.trigger)
     };
-    settings.training.resolution = args.resolution;
+    let side = match args.resolution {
+        Some(side) => side,
+        None => own_side(&settings, &library)?.unwrap_or(settings.training.resolution),
+    };
+    settings.training.resolution = side;
     settings.training.steps = match args.train_steps {
         Steps::Auto => None,
         Steps::Exactly(steps) => Some(steps),
@@ -240,7 +244,7 @@ pub fn new(args: &New, common: &Common) -> Result<Value, Failure> {
     }
     settings.training.conv_rank = args.conv_rank;
     let drawing = &mut settings.drawing;
-    (drawing.width, drawing.height) = (args.resolution, args.resolution);
+    (drawing.width, drawing.height) = (side, side);
     drawing.lora_scale = args.lora_scale.unwrap_or(drawing.lora_scale);
     drawing.steps = args.steps.unwrap_or(drawing.steps);
     drawing.cfg = args.cfg.unwrap_or(drawing.cfg);
@@ -435,6 +439,25 @@ pub fn portable(option: &str, path: &Path) -> Result<String, Failure> {
     }
 }
 
+/// The model that a character's settings name, else the library's.
+fn named_model<'a>(settings: &'a Settings, library: &'a Library) -> Option<&'a str> {
+    let library = library.settings();
+    settings.model.as_deref().or(library.model.as_deref())
+}
+
+/// The side that a character's model was trained at, if it has a model yet.
+fn own_side(settings: &Settings, library: &Library) -> Result<Option<usize>, Failure> {
+    let Some(model) = named_model(settings, library) else {
+        return Ok(None);
+    };
+    Ok(trained_side(&Model {
+        model: pocket::path_of(Path::new(model))?,
+        vae: settings.vae.as_ref().map(PathBuf::from),
+        tokenizer: None,
+        prediction_type: None,
+    }))
+}
+
 /// The name of a file without its folders.
 pub fn file_name(path: &Path) -> String {
     path.file_name()
@@ -447,11 +470,8 @@ impl ModelOptions {
     /// The model of a character: what is said here, else by the character, else by the library.
     pub fn model_of(&self, character: &Character, library: &Library) -> Result<Model, Failure> {
         let settings = &character.settings;
-        let own = settings
-            .model
-            .as_ref()
-            .or(library.settings().model.as_ref());
-        let Some(model) = self.model.clone().or(own.map(PathBuf::from)) else {
+        let own = named_model(settings, library).map(PathBuf::from);
+        let Some(model) = self.model.clone().or(own) else {
             return wrong(format!(
                 "no model: give one by --model, or name it in {} or in the library's library.toml as `model`",
                 character.folder().join("character.toml").display()

@@ -5,7 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use burn::tensor::{Device, FloatDType};
 use clip_text::Prompt;
-use image::RgbImage;
 use lora_core::Lora;
 use sd_diffusion::SamplerKind;
 use sd_pipeline::{
@@ -37,7 +36,6 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     let init = args.init_image.as_deref();
     let init = init.map(|path| Ok(read_picture("init-image", path)?.into_rgb8()));
     let init = init.transpose()?;
-    let [width, height] = size(args, init.as_ref());
     let mut request = Request {
         prompt: args.prompt.clone(),
         negative: args.negative.clone(),
@@ -50,8 +48,6 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
             Rng::Torch => RngKind::Torch,
             Rng::Philox => RngKind::Philox,
         },
-        width,
-        height,
         count: args.count,
         clip_skip: args.clip_skip,
         init: init.map(|picture| InitImage {
@@ -64,7 +60,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
         deep_cache: args.deep_cache,
         token_merging: args.token_merging,
         vae_tile: args.vae_tile,
-        image_prompts: vec![],
+        ..Request::default()
     };
     if matches!(sampler, SamplerKind::Lcm | SamplerKind::Tcd) && args.cfg > 2.0 {
         console.note(format_args!(
@@ -84,6 +80,7 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
 
     let mut watch = Stopwatch::start();
     let opening = Opening::begin(&model_given, common.precision, dtype, &device, &console)?;
+    [request.width, request.height] = size(args, &request, &opening.checkpoint);
     let references = references.draw(&opening.layers, dtype, &device, &console)?;
     request.image_prompts = references.prompts;
     let encoding = watch.lap();
@@ -139,8 +136,8 @@ pub fn run(args: &Generate, common: &Common) -> Result<Value, Failure> {
     Ok(json!({
         "files": written,
         "seed": seed,
-        "width": width,
-        "height": height,
+        "width": request.width,
+        "height": request.height,
         "evaluations": { "whole": made.evaluations.whole, "shallow": made.evaluations.shallow },
         "image_encoder_opened": references.encoded,
         "seconds": { "references": encoding, "opening": loading, "drawing": drawing },
@@ -302,6 +299,17 @@ fn blamed(error: PipelineError) -> Failure {
     }
 }
 
+/// The side of the squares that a model was trained on. None where its files do not say, or cannot be opened, which is told when they are used.
+pub fn trained_side(model: &Model) -> Option<usize> {
+    let options = CheckpointOptions {
+        vae: model.vae.clone(),
+    };
+    let [width, height] = Checkpoint::open(&model.model, &options)
+        .ok()?
+        .trained_size()?;
+    Some(width.min(height))
+}
+
 /// How `--model` and its companions open a model.
 pub fn open_options(model: &Model) -> OpenOptions {
     OpenOptions {
@@ -329,12 +337,17 @@ pub fn check_prompt(option: &str, prompt: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What was asked for, else the size of the picture to start from, else 512 × 512.
-fn size(args: &Generate, init: Option<&RgbImage>) -> [usize; 2] {
+/// What was asked for, else the size of the picture to start from, else that of the model's own pictures, else 512 × 512.
+fn size(args: &Generate, request: &Request, model: &Checkpoint) -> [usize; 2] {
     let of_init = |length: u32| ((length / 8) * 8).max(8) as usize;
-    let [width, height] = match init {
-        Some(picture) => [of_init(picture.width()), of_init(picture.height())],
-        None => [512, 512],
+    let [width, height] = match &request.init {
+        Some(init) => [
+            of_init(init.picture.width()),
+            of_init(init.picture.height()),
+        ],
+        None => model
+            .trained_size()
+            .unwrap_or([request.width, request.height]),
     };
     [args.width.unwrap_or(width), args.height.unwrap_or(height)]
 }

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::module::Module;
+use sd_unet::{PerAxis, UNetConfig};
+use sd_vae::VaeConfig;
 use serde_json::Value;
 
 pub use convert::StoredType;
@@ -173,6 +175,29 @@ impl Checkpoint {
     /// The folder's `scheduler_config.json`, if any.
     pub fn scheduler_config(&self) -> Option<&Value> {
         self.scheduler.as_ref()
+    }
+
+    /// Width and height, in pixels, of the pictures that the model was trained on, which are the best to draw: the UNet's `sample_size` in
+    /// the VAE's cells. None where its files do not say.
+    ///
+    /// As in diffusers, 64 stands for a smaller number where the file is of a diffusers before 0.9, which wrote wrong ones.
+    pub fn trained_size(&self) -> Option<[usize; 2]> {
+        let config = self.config(Part::Unet);
+        let cell = VaeConfig::from_value(self.config(Part::Vae))
+            .ok()?
+            .pixels_per_cell();
+        // "0.8.1" and the like.
+        let wrong = config["_diffusers_version"]
+            .as_str()
+            .and_then(|version| version.strip_prefix("0.")?.split('.').next()?.parse().ok())
+            .is_some_and(|minor: u32| minor < 9);
+        let [height, width] = match UNetConfig::from_value(config).ok()?.sample_size? {
+            PerAxis::Square(side) if wrong => [side.max(64); 2],
+            PerAxis::Square(side) => [side; 2],
+            PerAxis::HeightWidth(height, width) => [height, width],
+        };
+        let pixels = |cells: usize| cells.checked_mul(cell);
+        Some([pixels(width)?, pixels(height)?])
     }
 
     /// Tensors that were left out because no picture needs them, such as the training's moving average, by their names in the files.

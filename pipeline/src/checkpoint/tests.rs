@@ -1124,3 +1124,30 @@ fn variants_and_shards_are_found() {
     std::fs::write(index, json!({ "weight_map": map }).to_string()).unwrap();
     assert_eq!(opened(), "diffusion_pytorch_model.safetensors.index.json");
 }
+
+#[test]
+fn the_trained_size_is_that_of_diffusers_default_picture() {
+    let temporary = TempDir::new().unwrap();
+    let root = temporary.path().join("model");
+    copy(&tiny_sd(), &root);
+    let config = root.join("unet/config.json");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    let size = |sample: serde_json::Value, version: Option<&str>| {
+        let mut json = json.clone();
+        json["sample_size"] = sample;
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("_diffusers_version");
+        if let Some(version) = version {
+            fields.insert("_diffusers_version".into(), version.into());
+        }
+        std::fs::write(&config, json.to_string()).unwrap();
+        open(&root).unwrap().trained_size()
+    };
+    // Height before width, in cells of 8 pixels.
+    assert_eq!(size(json!(12), None), Some([96, 96]));
+    assert_eq!(size(json!([12, 20]), Some("0.35.1")), Some([160, 96]));
+    assert_eq!(size(json!(32), Some("0.8.1")), Some([512, 512]));
+    assert_eq!(size(json!(96), Some("0.6.0")), Some([768, 768]));
+    assert_eq!(size(json!(32), Some("0.10.0")), Some([256, 256]));
+    assert_eq!(size(serde_json::Value::Null, None), None);
+}
