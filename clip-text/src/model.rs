@@ -195,6 +195,7 @@ impl ClipTextConfig {
                 activation: self.hidden_act,
             },
             layer_norm2: norm(),
+            epsilon: self.layer_norm_eps,
         };
         let embedding = |rows| EmbeddingConfig::new(rows, channels).init(device);
         ClipTextTransformer {
@@ -206,6 +207,7 @@ impl ClipTextConfig {
                 layers: (0..self.num_hidden_layers).map(layer).collect(),
             },
             final_layer_norm: norm(),
+            epsilon: self.layer_norm_eps,
         }
     }
 }
@@ -300,6 +302,7 @@ struct ClipTextTransformer {
     embeddings: ClipTextEmbeddings,
     encoder: ClipEncoder,
     final_layer_norm: LayerNorm,
+    epsilon: f64,
 }
 
 /// Embeddings of tokens and positions.
@@ -322,6 +325,7 @@ struct ClipEncoderLayer {
     layer_norm1: LayerNorm,
     mlp: ClipMlp,
     layer_norm2: LayerNorm,
+    epsilon: f64,
 }
 
 /// Causal self-attention.
@@ -429,7 +433,7 @@ impl ClipTextTransformer {
         let embedded = self.embeddings.forward(tokens);
         let layers = self.encoder.layers[..layers].iter();
         let hidden = layers.fold(embedded, |hidden, layer| layer.forward(hidden));
-        self.final_layer_norm.forward(hidden)
+        sd_kernels::layer_norm(hidden, &self.final_layer_norm, self.epsilon)
     }
 }
 
@@ -450,8 +454,11 @@ impl ClipTextEmbeddings {
 impl ClipEncoderLayer {
     /// `[batch, tokens, channels]` to the same.
     fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
-        let hidden = hidden.clone() + self.self_attn.forward(self.layer_norm1.forward(hidden));
-        hidden.clone() + self.mlp.forward(self.layer_norm2.forward(hidden))
+        let norm = |hidden, norm| sd_kernels::layer_norm(hidden, norm, self.epsilon);
+        let normed = norm(hidden.clone(), &self.layer_norm1);
+        let hidden = hidden + self.self_attn.forward(normed);
+        let normed = norm(hidden.clone(), &self.layer_norm2);
+        hidden + self.mlp.forward(normed)
     }
 }
 

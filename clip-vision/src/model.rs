@@ -194,6 +194,7 @@ impl ClipVisionConfig {
                 activation: self.hidden_act,
             },
             layer_norm2: norm(),
+            epsilon: self.layer_norm_eps,
         };
         let patch = [self.patch_size; 2];
         let normal = Initializer::Normal {
@@ -217,6 +218,7 @@ impl ClipVisionConfig {
                     layers: (0..self.num_hidden_layers).map(layer).collect(),
                 },
                 post_layernorm: norm(),
+                epsilon: self.layer_norm_eps,
             },
             visual_projection: LinearConfig::new(channels, self.projection_dim)
                 .with_bias(false)
@@ -254,6 +256,7 @@ struct ClipVisionTransformer {
     pre_layrnorm: LayerNorm,
     encoder: ClipEncoder,
     post_layernorm: LayerNorm,
+    epsilon: f64,
 }
 
 /// Embeddings of the class token, of patches and of positions.
@@ -278,6 +281,7 @@ struct ClipEncoderLayer {
     layer_norm1: LayerNorm,
     mlp: ClipMlp,
     layer_norm2: LayerNorm,
+    epsilon: f64,
 }
 
 /// Self-attention, in which every position sees every other.
@@ -314,15 +318,17 @@ impl ClipVisionModelWithProjection {
             pre_layrnorm,
             encoder,
             post_layernorm,
+            epsilon,
         } = &self.vision_model;
-        let mut hidden = pre_layrnorm.forward(embeddings.forward(pixels));
+        let embedded = embeddings.forward(pixels);
+        let mut hidden = sd_kernels::layer_norm(embedded, pre_layrnorm, *epsilon);
         let mut penultimate = hidden.clone();
         for layer in &encoder.layers {
             penultimate = hidden;
             hidden = layer.forward(penultimate.clone());
         }
         let class = hidden.clone().narrow(1, 0, 1);
-        let pooled = post_layernorm.forward(class).squeeze_dim::<2>(1);
+        let pooled = sd_kernels::layer_norm(class, post_layernorm, *epsilon).squeeze_dim::<2>(1);
         ClipVisionOutput {
             image_embeds: self.visual_projection.forward(pooled),
             penultimate,
@@ -364,8 +370,11 @@ impl ClipVisionEmbeddings {
 impl ClipEncoderLayer {
     /// `[batch, positions, channels]` to the same.
     fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
-        let hidden = hidden.clone() + self.self_attn.forward(self.layer_norm1.forward(hidden));
-        hidden.clone() + self.mlp.forward(self.layer_norm2.forward(hidden))
+        let norm = |hidden, norm| sd_kernels::layer_norm(hidden, norm, self.epsilon);
+        let normed = norm(hidden.clone(), &self.layer_norm1);
+        let hidden = hidden + self.self_attn.forward(normed);
+        let normed = norm(hidden.clone(), &self.layer_norm2);
+        hidden + self.mlp.forward(normed)
     }
 }
 

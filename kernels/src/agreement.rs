@@ -1,5 +1,6 @@
 //! Every fused path against the portable body of the same operation: results and gradients, over shapes, strides and odd sizes.
 
+use burn::backend::Dispatch;
 use burn::module::{Module, Param, Reparameterizer};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{
@@ -9,6 +10,7 @@ use burn::tensor::{FloatDType, Gradients, Tensor, TensorData};
 use parity::{device, relative_error, values};
 use proptest::prelude::*;
 
+use crate::recomputed::Recomputed;
 use crate::{LowRank, LowRankStack, portable};
 
 /// Puts a stack on a layer's weight.
@@ -106,6 +108,16 @@ fn split(tensor: Tensor<3>, heads: usize) -> Tensor<4> {
         .swap_dims(1, 2)
 }
 
+/// Attention as it is where no fused path takes it.
+fn recomputed(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: bool) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::recomputed_attention(
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+        causal,
+    ))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -134,6 +146,27 @@ proptest! {
             |[q, k, v]| portable::attention(q, k, v, true),
         );
         prop_assert!(error < 1e-5, "{error:e}");
+    }
+
+    #[test]
+    fn recomputed_attention_agrees(heads in 1usize..3, positions in 2usize..70, tokens in 2usize..90, dim in 1usize..50, causal: bool, seed in 0u64..1000) {
+        let tokens = if causal { positions } else { tokens };
+        let leaves = || {
+            let of = |positions, seed| leaf([2, heads, positions, dim], seed);
+            [of(positions, seed), of(tokens, seed + 1), of(tokens, seed + 2)]
+        };
+        let theirs = |[q, k, v]: [Tensor<4>; 3]| portable::attention(q, k, v, causal);
+        let error = disagreement(leaves(), |[q, k, v]| recomputed(q, k, v, causal), theirs);
+        prop_assert!(error < 1e-5, "{error:e}");
+        for (dtype, most) in [(FloatDType::F16, 0.01), (FloatDType::BF16, 0.06)] {
+            // As every model's attention takes it where its numbers have 16 bits.
+            let narrow = |[q, k, v]: [Tensor<4>; 3]| {
+                let [q, k, v] = [q, k, v].map(|tensor| tensor.cast(dtype));
+                crate::attention(q, k, v, causal).cast(FloatDType::F32)
+            };
+            let error = disagreement(leaves(), narrow, theirs);
+            prop_assert!(error < most, "{dtype:?}: {error:e}");
+        }
     }
 
     #[test]
@@ -416,6 +449,25 @@ fn a_result_does_not_depend_on_the_number_of_threads() {
         .expect("a pool of five threads")
         .install(run);
     assert_eq!(alone, many);
+}
+
+#[test]
+fn sixteen_bit_weights_have_gradients_too() {
+    let x = leaf([3, 12], 1);
+    let gradients = |widened: bool| {
+        let weight = leaf::<2>([12, 7], 2).inner().cast(FloatDType::BF16);
+        let weight = Tensor::from_inner(weight).require_grad();
+        let used = match widened {
+            true => weight.clone().cast(FloatDType::F32),
+            false => weight.clone(),
+        };
+        let out = crate::product(x.clone(), used, None);
+        let grads = out.square().sum().backward();
+        let of_weight = weight.grad(&grads).expect("it asks for one");
+        assert_eq!(FloatDType::from(of_weight.dtype()), FloatDType::BF16);
+        [values(of_weight), gradient(&x, &grads)]
+    };
+    assert_eq!(gradients(false), gradients(true));
 }
 
 #[test]

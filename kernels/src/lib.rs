@@ -5,7 +5,8 @@
 //!
 //! With the feature `flex`, which a program turns on together with burn's CPU backend of that name, f32 tensors on the CPU take fused paths
 //! with gradients of their own: they keep no score matrix, pass over the memory once, and choose AVX-512, AVX2, NEON or plain code at run
-//! time. Results do not depend on the number of threads.
+//! time. Results do not depend on the number of threads. The feature `cube`, for burn's GPU backends in the same way, gives attention a
+//! gradient that keeps no scores either.
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
@@ -19,6 +20,8 @@
 
 mod low_rank;
 mod portable;
+#[cfg(any(feature = "flex", feature = "cube"))]
+mod recomputed;
 
 #[cfg(feature = "flex")]
 mod cpu;
@@ -27,17 +30,14 @@ mod cpu;
 mod agreement;
 
 use burn::module::Param;
-#[cfg(feature = "flex")]
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, LayerNorm, Linear};
-use burn::tensor::{FloatDType, Tensor};
+use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, FloatDType, Tensor, module};
 #[cfg(feature = "flex")]
-use {
-    burn::backend::Dispatch,
-    burn::tensor::DType,
-    cpu::{CpuOps, all_fused, plain},
-};
+use cpu::{CpuOps, all_fused, on_cpu};
+#[cfg(any(feature = "flex", feature = "cube"))]
+use {burn::backend::Dispatch, recomputed::Recomputed};
 
 pub use low_rank::{LowRank, LowRankStack};
 
@@ -73,7 +73,7 @@ fn in_type_of<const D: usize, const E: usize>(weight: Tensor<D>, input: &Tensor<
         return weight;
     }
     #[cfg(feature = "flex")]
-    if plain(&weight)
+    if on_cpu(&weight)
         && matches!(weight.dtype(), DType::F16 | DType::BF16)
         && input.dtype() == DType::F32
     {
@@ -84,7 +84,7 @@ fn in_type_of<const D: usize, const E: usize>(weight: Tensor<D>, input: &Tensor<
 
 /// Scaled dot-product attention, `softmax(Q Kᵀ / √head_dim) V` (Vaswani et al. 2017, eq. 1).
 ///
-/// With `causal`, position *i* sees positions up to *i* alone. On the CPU no `[positions × tokens]` matrix is kept, with gradients or without.
+/// With `causal`, position *i* sees positions up to *i* alone. No `[positions × tokens]` matrix is kept for the gradients.
 ///
 /// # Shapes
 /// - `query`: `[batch, heads, positions, head_dim]`
@@ -105,6 +105,15 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: boo
     );
     if positions > 0 && tokens > 0 {
         fused!([query, key, value], fused_attention(causal));
+        #[cfg(any(feature = "flex", feature = "cube"))]
+        if [&query, &key, &value].into_iter().any(recomputed::takes) {
+            return Tensor::from_dispatch(Dispatch::recomputed_attention(
+                query.into_dispatch(),
+                key.into_dispatch(),
+                value.into_dispatch(),
+                causal,
+            ));
+        }
     }
     portable::attention(query, key, value, causal)
 }
@@ -170,8 +179,7 @@ pub fn layer_norm<const D: usize>(input: Tensor<D>, norm: &LayerNorm, epsilon: f
         );
         fused!([input, weight, bias], fused_layer_norm(epsilon));
     }
-    let _ = epsilon;
-    norm.forward(input)
+    portable::layer_norm(input, norm, epsilon)
 }
 
 /// A linear layer, `x W + b`. Its weight may be of another float type than the input, which decides.
@@ -190,6 +198,10 @@ pub fn linear<const D: usize>(input: Tensor<D>, layer: &Linear) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if let Some(out) = adapted(&input, &layer.weight, |weight| weight, bias.as_ref()) {
         return out;
+    }
+    if let Some(pairs) = trained_beside(&input, &layer.weight) {
+        let out = product(input.clone(), layer.weight.base(), bias);
+        return add_products(out, &input, pairs);
     }
     product(input, layer.weight.val(), bias)
 }
@@ -212,7 +224,35 @@ pub fn pointwise<const D: usize>(input: Tensor<D>, layer: &Conv2d) -> Tensor<D> 
     if let Some(out) = adapted(&input, &layer.weight, matrix, bias.as_ref()) {
         return out;
     }
+    if let Some(pairs) = trained_beside(&input, &layer.weight) {
+        let out = product(input.clone(), matrix(layer.weight.base()), bias);
+        return add_products(out, &input, pairs);
+    }
     product(input, matrix(layer.weight.val()), bias)
+}
+
+/// The pairs of factors that are to be multiplied with the input and not added to the weight: those that are trained where numbers have 16
+/// bits, in which a weight does not change by what few steps add to it.
+fn trained_beside<'a, const D: usize, const E: usize>(
+    input: &Tensor<D>,
+    weight: &'a Param<Tensor<E>>,
+) -> Option<Vec<&'a LowRank>> {
+    let stack = weight.reparameterization::<LowRankStack>()?;
+    let pairs: Vec<&LowRank> = stack.live().collect();
+    let trained = pairs.iter().any(|pair| pair.up.val().is_require_grad());
+    (trained && matches!(input.dtype(), DType::F16 | DType::BF16)).then_some(pairs)
+}
+
+/// `out + Σ x downᵀ upᵀ`.
+fn add_products<const D: usize>(
+    out: Tensor<D>,
+    input: &Tensor<D>,
+    pairs: Vec<&LowRank>,
+) -> Tensor<D> {
+    pairs.into_iter().fold(out, |out, pair| {
+        let hidden = product(input.clone(), pair.down.val().transpose(), None);
+        out + product(hidden, pair.scaled_up().transpose(), None)
+    })
 }
 
 /// `x (W + ΔW) + b` where one pair of factors is on a weight, all else is frozen, and the CPU computes.
@@ -296,6 +336,7 @@ pub fn product<const D: usize>(
 pub fn conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if let Some(bias) = &layer.bias
+        && input.dtype() == DType::F32
         && keeps_size(layer)
         && input.shape().num_elements() > 0
     {
@@ -306,16 +347,45 @@ pub fn conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
 
 /// As burn computes it, with the weight in the input's number type.
 fn forward(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
-    let weight = layer.weight.val();
-    if weight.dtype() == input.dtype() {
-        return layer.forward(input);
-    }
-    let mut layer = layer.clone();
-    layer.weight = Param::from_tensor(in_type_of(weight, &input));
-    layer.bias = layer
-        .bias
-        .map(|bias| Param::from_tensor(in_type_of(bias.val(), &input)));
-    layer.forward(input)
+    let options = options(layer, &input);
+    let convolved = |weight: Tensor<4>| {
+        let bias = layer.bias.as_ref();
+        let bias = bias.map(|bias| in_type_of(bias.val(), &input));
+        let weight = in_type_of(weight, &input);
+        module::conv2d(input.clone(), weight, bias, options.clone())
+    };
+    let Some(pairs) = trained_beside(&input, &layer.weight) else {
+        return convolved(layer.weight.val());
+    };
+    let [_, from, high, wide] = layer.weight.dims();
+    let beside = |out, pair: &LowRank| {
+        let (down, up) = (pair.down.val(), pair.scaled_up());
+        let ([rank, _], [to, _]) = (down.dims(), up.dims());
+        let down = in_type_of(down.reshape([rank, from, high, wide]), &input);
+        let up = in_type_of(up.reshape([to, rank, 1, 1]), &input);
+        let hidden = module::conv2d(input.clone(), down, None, options.clone());
+        let alone = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+        out + module::conv2d(hidden, up, None, alone)
+    };
+    let out = convolved(layer.weight.base());
+    pairs.into_iter().fold(out, beside)
+}
+
+/// How burn's layer convolves an input.
+fn options(layer: &Conv2d, input: &Tensor<4>) -> ConvOptions<2> {
+    let [_, _, height, width] = input.dims();
+    let same = |kernel: usize, stride: usize, size: usize| {
+        let padding = (size.div_ceil(stride).max(1) - 1) * stride + kernel;
+        let padding = padding.saturating_sub(size);
+        (padding / 2, padding.div_ceil(2))
+    };
+    let ([high, wide], [down, along]) = (layer.kernel_size, layer.stride);
+    let padding = match layer.padding {
+        PaddingConfig2d::Valid => [(0, 0); 2],
+        PaddingConfig2d::Same => [same(high, down, height), same(wide, along, width)],
+        PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
+    };
+    ConvOptions::new_with_padding(layer.stride, padding, layer.dilation, layer.groups)
 }
 
 /// Nearest-neighbour upsampling to twice the height and width, then a convolution. Where the convolution is a fused one, the enlarged
@@ -330,6 +400,7 @@ fn forward(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
 pub fn upsample_conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if let Some(bias) = &layer.bias
+        && input.dtype() == DType::F32
         && keeps_size(layer)
         && layer.kernel_size == [3, 3]
         && input.shape().num_elements() > 0

@@ -100,10 +100,15 @@ impl LowRankStack {
         &self.layers
     }
 
+    /// The pairs that are not taken off.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &LowRank> {
+        self.layers.iter().filter(|layer| !layer.is_detached())
+    }
+
     /// The pair, if there is but one.
     #[cfg(feature = "flex")]
     pub(crate) fn single(&self) -> Option<&LowRank> {
-        let mut live = self.layers.iter().filter(|layer| !layer.is_detached());
+        let mut live = self.live();
         live.next().filter(|_| live.next().is_none())
     }
 }
@@ -112,8 +117,7 @@ impl Reparameterization for LowRankStack {
     const NAME: &'static str = "lora";
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let live = self.layers.iter().filter(|layer| !layer.is_detached());
-        live.fold(base, |weight, layer| {
+        self.live().fold(base, |weight, layer| {
             let delta = if D == 2 {
                 layer.delta_transposed()
             } else {

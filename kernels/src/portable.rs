@@ -1,10 +1,11 @@
 //! The meaning of each operation in burn's own, which every device runs and differentiates. What is fused must agree with these.
 
-use burn::nn::GroupNorm;
+use burn::module::Param;
+use burn::nn::{GroupNorm, LayerNorm};
 use burn::tensor::ops::AttentionModuleOptions;
 #[cfg(feature = "flex")]
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Tensor, activation, module};
+use burn::tensor::{DType, FloatDType, Tensor, activation, module};
 
 pub(crate) fn attention(
     query: Tensor<4>,
@@ -19,13 +20,51 @@ pub(crate) fn attention(
     module::attention(query, key, value, None, None, options)
 }
 
+/// In f32 at least, as PyTorch computes it: where a group is nearly constant, 16 bits would leave nothing of its gradient but rounding.
 pub(crate) fn group_norm<const D: usize>(
     input: Tensor<D>,
     norm: &GroupNorm,
     and_silu: bool,
 ) -> Tensor<D> {
-    let normed = norm.forward(input);
-    if and_silu { silu(normed) } else { normed }
+    let (shape, dtype) = (input.dims(), input.dtype());
+    let (batch, channels) = (shape[0], shape[1]);
+    let cells = shape[2..].iter().product::<usize>();
+    let groups = norm.num_groups;
+    let x = wide(input).reshape([batch, groups, channels / groups * cells]);
+    let centred = x.clone() - x.mean_dim(2);
+    let variance = centred.clone().square().mean_dim(2);
+    let normed = centred / (variance + norm.epsilon).sqrt();
+    let mut normed = normed.reshape([batch, channels, cells]);
+    let each = |param: &Param<Tensor<1>>| wide(param.val()).reshape([1, channels, 1]);
+    if let Some(weight) = &norm.gamma {
+        normed = normed * each(weight);
+    }
+    if let Some(bias) = &norm.beta {
+        normed = normed + each(bias);
+    }
+    if and_silu {
+        normed = silu(normed);
+    }
+    normed.reshape(shape).cast(FloatDType::from(dtype))
+}
+
+/// In f32 at least, too.
+pub(crate) fn layer_norm<const D: usize>(
+    input: Tensor<D>,
+    norm: &LayerNorm,
+    epsilon: f64,
+) -> Tensor<D> {
+    let dtype = FloatDType::from(input.dtype());
+    let bias = norm.beta.as_ref().map(|bias| wide(bias.val()));
+    module::layer_norm(wide(input), wide(norm.gamma.val()), bias, epsilon).cast(dtype)
+}
+
+/// In f32 what is narrower.
+fn wide<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(FloatDType::F32),
+        _ => tensor,
+    }
 }
 
 pub(crate) fn linear<const D: usize>(

@@ -17,9 +17,28 @@ pub fn reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("reference")
 }
 
-/// The device on which tests run: the CPU.
+/// The device on which tests run: the CPU, or with one of the features `wgpu` and `cuda` the first such GPU.
+///
+/// # Panics
+/// If the machine has no such GPU.
 pub fn device() -> Device {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    return gpu();
+    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
     Device::flex()
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn gpu() -> Device {
+    use burn::tensor::DeviceType;
+    let kind = if cfg!(feature = "wgpu") {
+        DeviceType::Wgpu
+    } else {
+        DeviceType::Cuda
+    };
+    let devices = Device::enumerate(kind).into_vec();
+    let first = devices.into_iter().next();
+    first.unwrap_or_else(|| panic!("this machine has no {kind:?} device to run the tests on"))
 }
 
 /// A safetensors file, read whole: f16, bf16, f32 and f64 become f32, integers become i64.

@@ -425,6 +425,47 @@ fn weights_kept_in_16_bits_draw_the_same() {
     assert!(relative_error(&draw(&rounded), &draw(&open())) < 0.2);
 }
 
+/// As on a GPU: weights and activations of 16 bits, with the sampler's arithmetic and the VAE in 32.
+#[test]
+fn computing_in_16_bits_draws_nearly_the_same() {
+    let lora = lora_core::Lora::open(reference().join("lora").join("kohya.safetensors")).unwrap();
+    let request = Request {
+        prompt: "a (portrait:1.2), smiling".into(),
+        negative: "blurry".into(),
+        steps: 3,
+        seed: 5,
+        width: 64,
+        height: 72,
+        count: 2,
+        ..Request::default()
+    };
+    let draw = |dtype, request: &Request| {
+        let folder = reference().join("tiny-sd");
+        let model =
+            StableDiffusion::open(folder, &OpenOptions::default(), dtype, &device()).unwrap();
+        let model = model.with_lora(&lora, 0.6).unwrap();
+        let drawn = model.generate(request, |_| ControlFlow::Continue(()));
+        values(drawn.unwrap().latents)
+    };
+    let cached = Request {
+        deep_cache: 2,
+        ..request.clone()
+    };
+    // Which positions are alike is another choice wherever two are nearly as alike.
+    let merged = Request {
+        token_merging: 0.5,
+        ..request.clone()
+    };
+    for (request, more) in [(&request, 1.0), (&cached, 1.0), (&merged, 20.0)] {
+        let wide = draw(FloatDType::F32, request);
+        for (dtype, most) in [(FloatDType::F16, 0.02), (FloatDType::BF16, 0.15)] {
+            let error = relative_error(&draw(dtype, request), &wide);
+            println!("{dtype:?}: {error:e}");
+            assert!(error > 0.0 && error < more * most, "{dtype:?}: {error:e}");
+        }
+    }
+}
+
 #[test]
 fn tiles_decode_a_picture_much_like_it_is() {
     let model = open();

@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
-use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
+use burn::tensor::{DType, Device, FloatDType, Tensor, assert_shape};
 
 use crate::Conditioning;
 use crate::attention::TransformerConfig;
@@ -285,6 +285,12 @@ impl UNet2DConditionModel {
     /// Its cross-attention layers, as [`UNetConfig::cross_attentions`] lists them.
     pub fn cross_attentions(&self) -> Vec<CrossAttention> {
         self.config.cross_attentions()
+    }
+
+    /// The number type that it computes in, and takes latents and text in: that of its norms. Matrices and kernels may be kept in another.
+    pub fn dtype(&self) -> DType {
+        let norm = self.conv_norm_out.gamma.as_ref();
+        norm.expect("the norm has a weight").val().dtype()
     }
 
     /// The sizes that it was made with.

@@ -1,4 +1,4 @@
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use sd_diffusion::{NoiseSchedule, PredictionType};
 use sd_unet::{Conditioning, Timesteps, UNet2DConditionModel};
 
@@ -18,7 +18,7 @@ pub struct Batch {
 /// How far the UNet's prediction is off: the squared error, mean over each picture, weighted by its timestep, mean over the batch
 /// (Ho et al. 2020, eq. 14; the weight is Hang et al. 2023's min(SNR, γ) / SNR, or over SNR + 1 for a model that predicts velocity).
 ///
-/// Returns a tensor of one element.
+/// Returns a tensor of one element. Latents, noise and loss are f32; the UNet is asked in the number type that it computes in.
 ///
 /// # Panics
 /// If the shapes do not fit each other.
@@ -29,10 +29,11 @@ pub fn denoising_loss(
     batch: Batch,
     min_snr_gamma: Option<f64>,
 ) -> Tensor<1> {
-    let text = batch.text.clone();
+    let dtype = FloatDType::from(unet.dtype());
+    let text = batch.text.clone().cast(dtype);
     let task = Denoising::new(schedule, prediction, batch, min_snr_gamma);
     let predicted = unet.forward(
-        task.noisy.clone(),
+        task.noisy.clone().cast(dtype),
         task.times.clone(),
         &Conditioning::text(text),
     );
@@ -81,7 +82,7 @@ impl Denoising {
 
     /// One element.
     pub fn loss(self, predicted: Tensor<4>) -> Tensor<1> {
-        let error = (predicted - self.target).square();
+        let error = (predicted.cast(FloatDType::F32) - self.target).square();
         let each = error.flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1);
         match self.weights {
             None => each.mean(),

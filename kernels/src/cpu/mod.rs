@@ -13,4 +13,4 @@ mod pointwise;
 mod tile;
 
 pub(crate) use memory::{keep_freed_memory, return_freed_memory};
-pub(crate) use ops::{CpuOps, all_fused, plain};
+pub(crate) use ops::{CpuOps, all_fused, on_cpu};

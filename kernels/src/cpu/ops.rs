@@ -23,12 +23,14 @@ pub(crate) fn all_fused<const N: usize>(tensors: [&dyn Fused; N]) -> bool {
     tensors.iter().all(|tensor| tensor.fused())
 }
 
-/// Whether a tensor lies on the CPU backend without a graph.
-pub(crate) fn plain<const D: usize>(tensor: &Tensor<D>) -> bool {
-    matches!(
-        tensor.clone().into_dispatch().kind,
-        DispatchTensorKind::Flex(_)
-    )
+/// Whether a tensor lies on the CPU backend.
+pub(crate) fn on_cpu<const D: usize>(tensor: &Tensor<D>) -> bool {
+    match tensor.clone().into_dispatch().kind {
+        DispatchTensorKind::Flex(_) => true,
+        DispatchTensorKind::Autodiff(inner) => matches!(*inner, DispatchTensorKind::Flex(_)),
+        #[allow(unreachable_patterns)]
+        _ => false,
+    }
 }
 
 /// A tensor that the fused paths can take, or not.
@@ -38,15 +40,7 @@ pub(crate) trait Fused {
 
 impl<const D: usize> Fused for Tensor<D> {
     fn fused(&self) -> bool {
-        self.dtype() == DType::F32
-            && match self.clone().into_dispatch().kind {
-                DispatchTensorKind::Flex(_) => true,
-                DispatchTensorKind::Autodiff(inner) => {
-                    matches!(*inner, DispatchTensorKind::Flex(_))
-                }
-                #[allow(unreachable_patterns)]
-                _ => false,
-            }
+        self.dtype() == DType::F32 && on_cpu(self)
     }
 }
 
@@ -147,6 +141,20 @@ fn widen(input: FlexTensor) -> FlexTensor {
     };
     let layout = input.layout().clone();
     FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}
+
+#[derive(Debug)]
+struct Widening;
+
+impl Backward<Flex, 1> for Widening {
+    type State = FloatDType;
+
+    fn backward(self, ops: Ops<FloatDType, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        if let [Some(parent)] = ops.parents {
+            grads.register::<Flex>(parent.id, Flex::float_cast(grad, ops.state));
+        }
+    }
 }
 
 // --- Attention
@@ -889,7 +897,12 @@ macro_rules! factors {
 
 impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
     fn fused_widen(input: Tracked) -> Tracked {
-        <Self as FloatTensorOps<Self>>::float_cast(input, FloatDType::F32)
+        let dtype = FloatDType::from(input.dtype());
+        let prepared = Widening.prepare::<C>([input.node()]);
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(dtype, widen(input.into_primitive())),
+            OpsKind::UnTracked(prep) => prep.finish(widen(input.into_primitive())),
+        }
     }
 
     fn fused_attention(query: Tracked, key: Tracked, value: Tracked, causal: bool) -> Tracked {
