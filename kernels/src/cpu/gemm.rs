@@ -7,9 +7,12 @@ use rayon::prelude::*;
 
 use super::math::vectorized;
 use super::memory::build;
+use super::tile::Buffer;
 
 /// Rows or columns of a block at least, so that packing the other operand costs little beside it.
 const BLOCK: usize = 128;
+/// Rows of a product up to which it is cheaper to turn the result over than the right operand.
+const FEW_ROWS: usize = 512;
 
 /// A matrix somewhere in a slice: element `(row, column)` lies at `row · strides[0] + column · strides[1]`.
 #[derive(Clone, Copy, Debug)]
@@ -131,31 +134,52 @@ pub(crate) fn multiply<'a>(
             &a.data[(row * a.strides[0]).min(a.data.len())..],
             &b.data[(column * b.strides[1]).min(b.data.len())..],
         );
-        // SAFETY: `fits` made sure that both operands' blocks lie in their slices, and the output's block, which begins at `row` and `column`
-        // and has `high` rows and `wide` columns, lies in an output of `rows · columns` floats. The blocks of different tasks do not overlap.
-        // `read_dst` is false, so the output need not be initialised.
-        unsafe {
-            gemm::gemm(
-                high,
-                wide,
-                inner,
-                target.at(row * columns + column),
-                1,
-                columns as isize,
-                false,
-                left.as_ptr(),
-                a.strides[1] as isize,
-                a.strides[0] as isize,
-                right.as_ptr(),
-                b.strides[1] as isize,
-                b.strides[0] as isize,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
+        let multiply = |out: *mut f32, [down, along]: [usize; 2]| {
+            // SAFETY: `fits` made sure that both operands' blocks lie in their slices, and `out` is a block of `high` rows and `wide` columns
+            // with these strides: either a buffer of this task's, or the output's block, which begins at `row` and `column` and lies in an
+            // output of `rows · columns` floats. The blocks of different tasks do not overlap. `read_dst` is false, so that the block need
+            // not be initialised.
+            unsafe {
+                gemm::gemm(
+                    high,
+                    wide,
+                    inner,
+                    out,
+                    along as isize,
+                    down as isize,
+                    false,
+                    left.as_ptr(),
+                    a.strides[1] as isize,
+                    a.strides[0] as isize,
+                    right.as_ptr(),
+                    b.strides[1] as isize,
+                    b.strides[0] as isize,
+                    0.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    Parallelism::None,
+                );
+            }
+        };
+        // `gemm` wants vectors along the result's contiguous axis. Where the right operand's inner axis is the contiguous one, as in a weight of
+        // PyTorch's order, it would turn all of that over, which few rows do not pay for.
+        let turned = (high <= FEW_ROWS && b.strides[0] == 1 && b.strides[1] > 1).then(|| {
+            let mut turned = Buffer::scratch(high * wide);
+            multiply(turned.write().as_mut_ptr(), [1, high]);
+            turned
+        });
+        if turned.is_none() {
+            // SAFETY: the block begins in the output.
+            multiply(unsafe { target.at(row * columns + column) }, [columns, 1]);
+        }
+        if let Some(turned) = &turned {
+            // SAFETY: the rows of the block lie in the output, and belong to this task alone.
+            unsafe {
+                let out = target.at(row * columns + column);
+                turn(turned.read(), [high, wide], out, columns);
+            }
         }
         if let Some(bias) = bias {
             for row in row..row + high {
@@ -175,6 +199,34 @@ pub(crate) fn multiply<'a>(
     });
     // SAFETY: the blocks cover the output, and each was written; a product over an empty inner axis is written as zeros.
     unsafe { out.assume_init_mut() }
+}
+
+/// Copies columns that lie one after the other into rows, `stride` apart.
+///
+/// # Safety
+/// `out` begins the first of `high` rows of `wide` floats each, `stride` apart, all of which may be written.
+unsafe fn turn(from: &[f32], [high, wide]: [usize; 2], out: *mut f32, stride: usize) {
+    const SIDE: usize = 16;
+    assert!(from.len() == high * wide);
+    for row in (0..high).step_by(SIDE) {
+        let tall = SIDE.min(high - row);
+        for column in (0..wide).step_by(SIDE) {
+            let here = SIDE.min(wide - column);
+            let mut tile = [[0f32; SIDE]; SIDE];
+            for (j, from) in from[column * high..].chunks(high).take(here).enumerate() {
+                for (tile, &value) in tile.iter_mut().zip(&from[row..row + tall]) {
+                    tile[j] = value;
+                }
+            }
+            for (i, tile) in tile.iter().take(tall).enumerate() {
+                // SAFETY: row `row + i` is one of `high`, `column + here` is at most `wide`, and the tile, a local array, has `here` floats.
+                unsafe {
+                    let line = out.add((row + i) * stride + column);
+                    line.copy_from_nonoverlapping(tile.as_ptr(), here);
+                }
+            }
+        }
+    }
 }
 
 /// Adds `A · B` to rows one after the other, on all threads.
