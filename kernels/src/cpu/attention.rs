@@ -21,6 +21,9 @@ const KEYS: usize = 96;
 const TILES: usize = 4;
 /// Queries of one tile of scores in the backward pass.
 const QUERIES: usize = 96;
+/// Floats that the keys of a block take in the backward pass, with their values and gradients: they stay in the second-level cache while the
+/// queries go over them.
+const KEY_BLOCK: usize = if cfg!(test) { 6 << 10 } else { 96 << 10 };
 
 /// The heads of a batch of queries, keys or values: `[batch, heads, positions, dim]`, with any strides before the last axis.
 #[derive(Clone, Copy, Debug)]
@@ -418,22 +421,6 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
         let strips = dim.div_ceil(R) * R;
         let tall = queries.next_multiple_of(STRIP);
 
-        // Queries and gradients twice: strips along the rows for the scores, strips along the columns for the keys' gradients.
-        let pack = |matrix: Rows<'_>| {
-            let mut by_rows = Buffer::scratch(tall * dim);
-            pack_rows::<STRIP>(matrix, 0, queries, dim, by_rows.write());
-            // Its rows end with zeros, so that a whole strip of scores can be taken.
-            let mut by_columns = Buffer::zeros(strips * tall);
-            for (strip, out) in by_columns.write().chunks_exact_mut(tall * R).enumerate() {
-                let wide = R.min(dim - strip * R);
-                for (row, out) in out.chunks_exact_mut(R).take(queries).enumerate() {
-                    out[..wide].copy_from_slice(&matrix.row(row, dim)[strip * R..][..wide]);
-                }
-            }
-            (by_rows, by_columns)
-        };
-        let (q_rows, q_columns) = pack(q);
-        let (grad_rows, grad_columns) = pack(grad);
         // Of each query: the logarithm of its sum, and Σ gradient · output.
         let mut sum_of = vec![f32::MAX; tall];
         sum_of[..queries].copy_from_slice(sums);
@@ -447,138 +434,233 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
                 .sum();
         }
 
-        let mut dq_padded = Buffer::zeros(tall * padded);
-        let mut k_lanes = Buffer::scratch(dim * width);
-        let mut v_lanes = Buffer::scratch(dim * width);
-        let mut k_padded = Buffer::scratch(width * padded);
-        let mut dk_lanes = Buffer::scratch(strips * width);
-        let mut dv_lanes = Buffer::scratch(strips * width);
+        let block = (KEY_BLOCK / (2 * dim + padded + 2 * strips) / width * width).max(width);
+        let block = block.min(keys.next_multiple_of(width));
+        // Queries that are packed at once: where the keys are one block, those of one tile.
+        let all_queries = block < keys;
+        let held = if all_queries { tall } else { QUERIES.min(tall) };
+        let mut q_packed = PackedTwice::<R>::new(held, dim);
+        let mut grad_packed = PackedTwice::<R>::new(held, dim);
+        let mut dq_padded = Buffer::zeros(held * padded);
+        if all_queries {
+            q_packed.pack(q, 0, queries);
+            grad_packed.pack(grad, 0, queries);
+        }
+        let mut k_lanes = Buffer::scratch(block * dim);
+        let mut v_lanes = Buffer::scratch(block * dim);
+        let mut k_padded = Buffer::scratch(block * padded);
+        let mut dk_lanes = Buffer::scratch(block * strips);
+        let mut dv_lanes = Buffer::scratch(block * strips);
         let mut weights = Buffer::scratch(QUERIES * width);
         let mut slopes = Buffer::scratch(QUERIES * width);
 
-        for key in (0..keys).step_by(width) {
-            let wide = width.min(keys - key);
-            for (matrix, out) in [(k, k_lanes.write()), (v, v_lanes.write())] {
-                pack_lanes(matrix, key, wide, dim, width, 1.0, out);
-            }
-            // `[vectors of the head][keys][lanes]`
-            let k_out = k_padded.write();
-            k_out.fill(0.0);
-            for lane in 0..wide {
-                for (column, from) in k.row(key + lane, dim).chunks(lanes).enumerate() {
-                    k_out[(column * width + lane) * lanes..][..from.len()].copy_from_slice(from);
+        for first in (0..keys).step_by(block) {
+            let tiles = block.min(keys - first).div_ceil(width);
+            for tile in 0..tiles {
+                let key = first + tile * width;
+                let wide = width.min(keys - key);
+                for (matrix, out) in [(k, k_lanes.write()), (v, v_lanes.write())] {
+                    let out = &mut out[tile * width * dim..][..width * dim];
+                    pack_lanes(matrix, key, wide, dim, width, 1.0, out);
+                }
+                // `[vectors of the head][keys][lanes]`
+                let k_out = &mut k_padded.write()[tile * width * padded..][..width * padded];
+                k_out.fill(0.0);
+                for lane in 0..wide {
+                    for (column, from) in k.row(key + lane, dim).chunks(lanes).enumerate() {
+                        k_out[(column * width + lane) * lanes..][..from.len()]
+                            .copy_from_slice(from);
+                    }
                 }
             }
             dk_lanes.write().fill(0.0);
             dv_lanes.write().fill(0.0);
-            let start = if causal { key / STRIP * STRIP } else { 0 };
-            for query in (start..tall).step_by(QUERIES) {
+            for query in (0..tall).step_by(QUERIES) {
                 let here = QUERIES.min(tall - query);
-                for row in (0..here).step_by(STRIP) {
-                    let at = (query + row) * dim;
-                    let a = &q_rows.read()[at..][..STRIP * dim];
-                    let scores = multiply_strip(
-                        simd,
-                        pulp::as_arrays::<STRIP, _>(a).0,
-                        vectors::<S, 2>(k_lanes.read()),
-                        zero_tile(simd),
-                    );
-                    let out =
-                        vectors_mut::<S, 2>(&mut weights.write()[row * width..][..STRIP * width]);
-                    for i in 0..STRIP {
-                        let sum = simd.splat_f32s(sum_of[query + row + i]);
-                        for half in 0..2 {
-                            let score = simd.mul_f32s(scores[i][half], simd.splat_f32s(log_scale));
-                            out[i][half] = exp2(simd, simd.sub_f32s(score, sum));
+                let base = if all_queries { query } else { 0 };
+                if !all_queries {
+                    let count = here.min(queries - query);
+                    q_packed.pack(q, query, count);
+                    grad_packed.pack(grad, query, count);
+                    dq_padded.write().fill(0.0);
+                }
+                for tile in 0..tiles {
+                    let key = first + tile * width;
+                    let wide = width.min(keys - key);
+                    // Strips of queries that see none of these keys are left out.
+                    let from = if causal {
+                        key.saturating_sub(query) / STRIP * STRIP
+                    } else {
+                        0
+                    };
+                    if from >= here {
+                        continue;
+                    }
+                    let of_tile = tile * width * dim;
+                    let k_panel = vectors::<S, 2>(&k_lanes.read()[of_tile..][..width * dim]);
+                    let v_panel = vectors::<S, 2>(&v_lanes.read()[of_tile..][..width * dim]);
+                    for row in (from..here).step_by(STRIP) {
+                        let scores = multiply_strip(
+                            simd,
+                            q_packed.strip_of_rows(base + row),
+                            k_panel,
+                            zero_tile(simd),
+                        );
+                        let part = row * width..(row + STRIP) * width;
+                        let out = vectors_mut::<S, 2>(&mut weights.write()[part.clone()]);
+                        for i in 0..STRIP {
+                            let sum = simd.splat_f32s(sum_of[query + row + i]);
+                            for half in 0..2 {
+                                let score =
+                                    simd.mul_f32s(scores[i][half], simd.splat_f32s(log_scale));
+                                out[i][half] = exp2(simd, simd.sub_f32s(score, sum));
+                            }
+                        }
+                        if wide < width {
+                            for row in weights.write()[part.clone()].chunks_exact_mut(width) {
+                                row[wide..].fill(0.0);
+                            }
+                        }
+                        if causal {
+                            for (i, out) in weights.write()[part.clone()]
+                                .chunks_exact_mut(width)
+                                .enumerate()
+                            {
+                                let visible = (query + row + i + 1).saturating_sub(key).min(width);
+                                out[visible..].fill(0.0);
+                            }
+                        }
+                        let pulls = multiply_strip(
+                            simd,
+                            grad_packed.strip_of_rows(base + row),
+                            v_panel,
+                            zero_tile(simd),
+                        );
+                        let weights = vectors::<S, 2>(&weights.read()[part.clone()]);
+                        let out = vectors_mut::<S, 2>(&mut slopes.write()[part]);
+                        for i in 0..STRIP {
+                            let inner = simd.splat_f32s(inner[query + row + i]);
+                            for half in 0..2 {
+                                let pull = simd.mul_f32s(
+                                    simd.sub_f32s(pulls[i][half], inner),
+                                    simd.splat_f32s(scale),
+                                );
+                                out[i][half] = simd.mul_f32s(weights[i][half], pull);
+                            }
                         }
                     }
-                    if wide < width {
-                        for row in
-                            weights.write()[row * width..][..STRIP * width].chunks_exact_mut(width)
+                    // Gradients of values and keys: rows are channels, lanes are keys.
+                    for (packed, sums, panel) in [
+                        (&grad_packed, &mut dv_lanes, weights.read()),
+                        (&q_packed, &mut dk_lanes, slopes.read()),
+                    ] {
+                        let panel = vectors::<S, 2>(&panel[from * width..here * width]);
+                        let sums = &mut sums.write()[tile * width * strips..][..width * strips];
+                        for (strip, out) in
+                            vectors_mut::<S, 2>(sums).chunks_exact_mut(R).enumerate()
                         {
-                            row[wide..].fill(0.0);
+                            let mut sums = zero_tile::<S, R, 2>(simd);
+                            sums.copy_from_slice(out);
+                            let a = packed.strip_of_columns(strip, base + from, here - from);
+                            out.copy_from_slice(&multiply_strip(simd, a, panel, sums));
                         }
                     }
-                    if causal {
-                        for (i, out) in weights.write()[row * width..][..STRIP * width]
-                            .chunks_exact_mut(width)
-                            .enumerate()
-                        {
-                            let visible = (query + row + i + 1).saturating_sub(key).min(width);
-                            out[visible..].fill(0.0);
+                    // Gradient of the queries: rows are queries, lanes are channels.
+                    let k_rows = &k_padded.read()[tile * width * padded..][..width * padded];
+                    for row in (from..here).step_by(STRIP) {
+                        let slopes = &slopes.read()[row * width..][..STRIP * width];
+                        let mut rows: [&[f32]; STRIP] = [&[]; STRIP];
+                        for (row, from) in rows.iter_mut().zip(slopes.chunks_exact(width)) {
+                            *row = from;
                         }
-                    }
-                    let a = &grad_rows.read()[at..][..STRIP * dim];
-                    let pulls = multiply_strip(
-                        simd,
-                        pulp::as_arrays::<STRIP, _>(a).0,
-                        vectors::<S, 2>(v_lanes.read()),
-                        zero_tile(simd),
-                    );
-                    let weights = vectors::<S, 2>(&weights.read()[row * width..][..STRIP * width]);
-                    let out =
-                        vectors_mut::<S, 2>(&mut slopes.write()[row * width..][..STRIP * width]);
-                    for i in 0..STRIP {
-                        let inner = simd.splat_f32s(inner[query + row + i]);
-                        for half in 0..2 {
-                            let pull = simd.mul_f32s(
-                                simd.sub_f32s(pulls[i][half], inner),
-                                simd.splat_f32s(scale),
-                            );
-                            out[i][half] = simd.mul_f32s(weights[i][half], pull);
+                        for (column, panel) in k_rows.chunks_exact(width * lanes).enumerate() {
+                            let panel = vectors::<S, 1>(panel);
+                            let mut tile = zero_tile::<S, STRIP, 1>(simd);
+                            let out = dq_padded.write();
+                            let at = |i: usize| (base + row + i) * padded + column * lanes;
+                            for (i, tile) in tile.iter_mut().enumerate() {
+                                tile[0] = vectors::<S, 1>(&out[at(i)..][..lanes])[0][0];
+                            }
+                            let tile = multiply_rows(simd, &rows, panel, tile);
+                            for (i, tile) in tile.iter().enumerate() {
+                                vectors_mut::<S, 1>(&mut out[at(i)..][..lanes])[0] = *tile;
+                            }
                         }
                     }
                 }
-                // Gradients of values and keys: rows are channels, lanes are keys.
-                for (columns, tiles, panel) in [
-                    (&grad_columns, &mut dv_lanes, weights.read()),
-                    (&q_columns, &mut dk_lanes, slopes.read()),
-                ] {
-                    let panel = vectors::<S, 2>(&panel[..here * width]);
-                    for (strip, out) in vectors_mut::<S, 2>(tiles.write())
-                        .chunks_exact_mut(R)
-                        .enumerate()
-                    {
-                        let mut tile = zero_tile::<S, R, 2>(simd);
-                        tile.copy_from_slice(out);
-                        let a = &columns.read()[(strip * tall + query) * R..][..here * R];
-                        let tile = multiply_strip(simd, pulp::as_arrays::<R, _>(a).0, panel, tile);
-                        out.copy_from_slice(&tile);
+                if !all_queries {
+                    let from = dq_padded.read().chunks_exact(padded);
+                    for (out, from) in dq.iter_mut().skip(query).zip(from) {
+                        out.copy_from_slice(&from[..dim]);
                     }
                 }
-                // Gradient of the queries: rows are queries, lanes are channels.
-                for row in (0..here).step_by(STRIP) {
-                    let slopes = &slopes.read()[row * width..][..STRIP * width];
-                    let mut rows: [&[f32]; STRIP] = [&[]; STRIP];
-                    for (row, from) in rows.iter_mut().zip(slopes.chunks_exact(width)) {
-                        *row = from;
-                    }
-                    for (column, panel) in k_padded.read().chunks_exact(width * lanes).enumerate() {
-                        let panel = vectors::<S, 1>(panel);
-                        let mut tile = zero_tile::<S, STRIP, 1>(simd);
-                        let out = dq_padded.write();
-                        let at = |i: usize| (query + row + i) * padded + column * lanes;
-                        for (i, tile) in tile.iter_mut().enumerate() {
-                            tile[0] = vectors::<S, 1>(&out[at(i)..][..lanes])[0][0];
-                        }
-                        let tile = multiply_rows(simd, &rows, panel, tile);
-                        for (i, tile) in tile.iter().enumerate() {
-                            vectors_mut::<S, 1>(&mut out[at(i)..][..lanes])[0] = *tile;
+            }
+            for tile in 0..tiles {
+                let key = first + tile * width;
+                for lane in 0..width.min(keys - key) {
+                    for (sums, out) in [(&dk_lanes, &mut dk), (&dv_lanes, &mut dv)] {
+                        let sums = &sums.read()[tile * width * strips..][..width * strips];
+                        let from = sums[lane..].iter().step_by(width);
+                        for (out, &value) in out[key + lane].iter_mut().zip(from) {
+                            *out = value;
                         }
                     }
                 }
             }
-            for lane in 0..wide {
-                for (tiles, out) in [(&dk_lanes, &mut dk), (&dv_lanes, &mut dv)] {
-                    let from = tiles.read()[lane..].iter().step_by(width);
-                    for (out, &value) in out[key + lane].iter_mut().zip(from) {
-                        *out = value;
-                    }
-                }
+        }
+        if all_queries {
+            for (out, from) in dq.iter_mut().zip(dq_padded.read().chunks_exact(padded)) {
+                out.copy_from_slice(&from[..dim]);
             }
         }
-        for (out, from) in dq.iter_mut().zip(dq_padded.read().chunks_exact(padded)) {
-            out.copy_from_slice(&from[..dim]);
+    }
+}
+
+/// Rows of a matrix twice: in strips along the rows for the scores, in strips along the columns for the keys' gradients.
+struct PackedTwice<const R: usize> {
+    rows: Buffer,
+    columns: Buffer,
+    held: usize,
+    dim: usize,
+}
+
+impl<const R: usize> PackedTwice<R> {
+    /// For `held` rows, a multiple of a strip's.
+    fn new(held: usize, dim: usize) -> Self {
+        Self {
+            rows: Buffer::scratch(held * dim),
+            columns: Buffer::scratch(dim.div_ceil(R) * R * held),
+            held,
+            dim,
         }
+    }
+
+    /// Takes `count` rows; the last strip is filled up with zeros.
+    #[inline(always)]
+    fn pack(&mut self, matrix: Rows<'_>, first: usize, count: usize) {
+        let Self { held, dim, .. } = *self;
+        pack_rows::<STRIP>(matrix, first, count, dim, self.rows.write());
+        let strips = self.columns.write().chunks_exact_mut(held * R);
+        for (strip, out) in strips.enumerate() {
+            let wide = R.min(dim - strip * R);
+            let (some, rest) = out.split_at_mut(count * R);
+            for (row, out) in some.chunks_exact_mut(R).enumerate() {
+                let from = &matrix.row(first + row, dim)[strip * R..][..wide];
+                out[..wide].copy_from_slice(from);
+                out[wide..].fill(0.0);
+            }
+            let filled = count.next_multiple_of(STRIP) - count;
+            rest[..filled * R].fill(0.0);
+        }
+    }
+
+    #[inline(always)]
+    fn strip_of_rows(&self, row: usize) -> &[[f32; STRIP]] {
+        pulp::as_arrays(&self.rows.read()[row * self.dim..][..STRIP * self.dim]).0
+    }
+
+    #[inline(always)]
+    fn strip_of_columns(&self, strip: usize, row: usize, count: usize) -> &[[f32; R]] {
+        pulp::as_arrays(&self.columns.read()[(strip * self.held + row) * R..][..count * R]).0
     }
 }
