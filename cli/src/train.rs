@@ -6,15 +6,16 @@ use character_library::LossLog;
 use lora_core::{Dialect, Precision as LoraPrecision};
 use lora_trainer::{Base, CaptionSource, Dataset, LrScheduler, TrainConfig, TrainError, Trainer};
 use sd_pipeline::{
-    Checkpoint, CheckpointOptions, OpenOptions, StableDiffusion, TrainedConvolutions, WeightsMemory,
+    Checkpoint, CheckpointOptions, MatrixType, OpenOptions, StableDiffusion, TrainedConvolutions,
+    WeightsMemory,
 };
 use serde_json::{Value, json};
 
 use crate::args::{self, Common, Format, Model, SavePrecision, Steps, Train, TrainOptions};
 use crate::console::{Console, go_on, print};
-use crate::device::Precision;
+use crate::device::{Precision, is_cpu};
 use crate::failure::{Blame, Failure, wrong};
-use crate::generate::open_options;
+use crate::generate::{open_options, trained_side};
 use crate::output::check_parent;
 use crate::pocket;
 use crate::provenance::{self, name_of};
@@ -22,12 +23,15 @@ use crate::usage::{Stopwatch, check_memory, memory_note, peak_memory};
 
 /// `samecast train`
 pub fn run(args: &Train, common: &Common) -> Result<Value, Failure> {
-    let mut config = config(TrainConfig::default(), &args.options)?;
+    let model = pocket::resolved(&args.model)?;
+    let mut base = TrainConfig::default();
+    base.resolution = trained_side(&model).unwrap_or(base.resolution);
+    let mut config = config(base, &args.options)?;
     if let Some(trigger) = &args.trigger {
         config.trigger = trigger.clone();
     }
     let plan = Plan {
-        model: pocket::resolved(&args.model)?,
+        model,
         images: &args.images,
         config,
         out: &args.out,
@@ -92,20 +96,26 @@ pub fn train(plan: Plan<'_>, common: &Common) -> Result<Trained, Failure> {
     plan.config.check().input()?;
     let state = state_file(plan.out);
     check_out(&plan, &state)?;
-    // The loop keeps its sums in f32, and takes a model in nothing else.
-    let dtype = match common.precision {
-        Precision::Auto | Precision::F32 => FloatDType::F32,
-        Precision::F16 | Precision::Bf16 => {
-            return wrong("--precision: training computes in f32; leave the option out");
-        }
-    };
     let dataset = Dataset::open(plan.images, &plan.config.trigger).input()?;
     tell_of(&dataset, &plan.config.trigger, &console);
 
     let device = common.device.open()?;
+    // Factors, gradients and sums are f32 in any case. On the processor the UNet's weights alone may have 16 bits.
+    let dtype = match common.precision {
+        Precision::F16 if !is_cpu(&device) => {
+            return wrong(
+                "--precision f16: gradients in f16 vanish; train in bf16, or leave the option out for f32",
+            );
+        }
+        Precision::Bf16 => common.precision.on(&device)?,
+        _ => FloatDType::F32,
+    };
     let path = &plan.model.model;
     console.note(format_args!("opening {}", path.display()));
-    let options = open_options(&plan.model);
+    let options = OpenOptions {
+        unet_matrices: common.precision.matrices(&device),
+        ..open_options(&plan.model)
+    };
     let checkpoint = CheckpointOptions {
         vae: options.vae.clone(),
     };
@@ -198,12 +208,30 @@ fn check_room(
     config: &TrainConfig,
     device: &Device,
 ) -> Result<(), Failure> {
-    let weights = WeightsMemory::of(checkpoint, options, FloatDType::F32);
+    let weights = |matrices| {
+        let options = OpenOptions {
+            unet_matrices: matrices,
+            ..options.clone()
+        };
+        WeightsMemory::of(checkpoint, &options, FloatDType::F32)
+    };
+    let kept = weights(options.unet_matrices);
+    let short = weights(MatrixType::As(FloatDType::F16));
     let (side, batch) = (config.resolution, config.batch_size);
     let convolutions = TrainedConvolutions::of(checkpoint, config.size(), config.conv_size());
-    let needed = weights.to_train(side, batch, config.gradient_checkpointing, convolutions);
-    let with = |side, batch| weights.to_train(side, batch, true, convolutions);
+    let needed = kept.to_train(side, batch, config.gradient_checkpointing, convolutions);
     let (mut way, mut smaller) = (vec![], vec![]);
+    let mut least = kept;
+    if is_cpu(device) && short.total() < kept.total() {
+        least = short;
+        way.push("--precision f16".to_owned());
+        let with = config.gradient_checkpointing;
+        smaller.push((
+            way.join(" "),
+            least.to_train(side, batch, with, convolutions),
+        ));
+    }
+    let with = |side, batch| least.to_train(side, batch, true, convolutions);
     if !config.gradient_checkpointing {
         way.push("--gradient-checkpointing true".to_owned());
         smaller.push((way.join(" "), with(side, batch)));

@@ -894,8 +894,6 @@ fn options_of_train_out_of_range() {
         ("--lr-scheduler polynomial", "--lr-scheduler"),
         ("--format onnx", "--format"),
         ("--save-precision f8", "--save-precision"),
-        ("--precision f16", "--precision"),
-        ("--precision bf16", "--precision"),
         ("--resume", "--resume"),
     ] {
         let options: Vec<&str> = options.split(' ').collect();

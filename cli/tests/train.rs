@@ -135,6 +135,20 @@ fn one_seed_gives_one_file() {
     );
 }
 
+/// The model's file has 16 bits, which hold no more when they are widened before the run than when they are used.
+#[test]
+fn weights_of_16_bits_train_the_same() {
+    for precision in ["auto", "f16"] {
+        for recomputed in ["true", "false"] {
+            let options = ["--gradient-checkpointing", recomputed, "--precision"];
+            let with = |precision| trained_with(&[options.as_slice(), &[precision]].concat());
+            assert!(with(precision) == with("f32"), "{precision}, {recomputed}");
+        }
+    }
+    let rounded = trained_with(&["--precision", "bf16"]);
+    assert!(rounded != trained_with(&["--precision", "f32"]));
+}
+
 #[test]
 fn what_was_learned_is_seen() {
     let dir = folder();
