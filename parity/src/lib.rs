@@ -31,14 +31,13 @@ pub fn device() -> Device {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn gpu() -> Device {
     use burn::tensor::DeviceType;
-    let kind = if cfg!(feature = "wgpu") {
-        DeviceType::Wgpu
-    } else {
-        DeviceType::Cuda
-    };
+    #[cfg(feature = "wgpu")]
+    let kind = DeviceType::Wgpu;
+    #[cfg(not(feature = "wgpu"))]
+    let kind = DeviceType::Cuda;
     let devices = Device::enumerate(kind).into_vec();
     let first = devices.into_iter().next();
-    first.unwrap_or_else(|| panic!("this machine has no {kind:?} device to run the tests on"))
+    first.expect("a GPU to run the tests on")
 }
 
 /// A safetensors file, read whole: f16, bf16, f32 and f64 become f32, integers become i64.
