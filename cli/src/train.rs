@@ -113,7 +113,11 @@ pub fn train(plan: Plan<'_>, common: &Common) -> Result<Trained, Failure> {
     let path = &plan.model.model;
     console.note(format_args!("opening {}", path.display()));
     let options = OpenOptions {
-        unet_matrices: common.precision.matrices(&device),
+        unet_matrices: match common.precision {
+            // Without checkpointing each is kept in f32 until its gradient is known, beside what it is made of.
+            Precision::Auto if !plan.config.gradient_checkpointing => MatrixType::Computed,
+            precision => precision.matrices(&device),
+        },
         ..open_options(&plan.model)
     };
     let checkpoint = CheckpointOptions {
@@ -215,35 +219,37 @@ fn check_room(
         };
         WeightsMemory::of(checkpoint, &options, FloatDType::F32)
     };
-    let kept = weights(options.unet_matrices);
+    let (mut kept, wide) = (
+        weights(options.unet_matrices),
+        weights(MatrixType::Computed),
+    );
     let short = weights(MatrixType::As(FloatDType::F16));
     let (side, batch) = (config.resolution, config.batch_size);
     let convolutions = TrainedConvolutions::of(checkpoint, config.size(), config.conv_size());
-    let needed = kept.to_train(side, batch, config.gradient_checkpointing, convolutions);
+    let mut needed = kept.to_train(side, batch, config.gradient_checkpointing, convolutions);
+    let with = |kept: WeightsMemory, side, batch| kept.to_train(side, batch, true, convolutions);
     let (mut way, mut smaller) = (vec![], vec![]);
-    let mut least = kept;
-    if is_cpu(device) && short.total() < kept.total() {
-        least = short;
-        way.push("--precision f16".to_owned());
-        let with = config.gradient_checkpointing;
-        smaller.push((
-            way.join(" "),
-            least.to_train(side, batch, with, convolutions),
-        ));
-    }
-    let with = |side, batch| least.to_train(side, batch, true, convolutions);
     if !config.gradient_checkpointing {
+        // What is widened is kept too.
+        if kept.unet < wide.unet {
+            needed = needed.saturating_add(wide.unet);
+        }
         way.push("--gradient-checkpointing true".to_owned());
-        smaller.push((way.join(" "), with(side, batch)));
+        smaller.push((way.join(" "), with(kept, side, batch)));
+    }
+    if is_cpu(device) && short.unet < kept.unet {
+        kept = short;
+        way.push("--precision f16".to_owned());
+        smaller.push((way.join(" "), with(kept, side, batch)));
     }
     if batch > 1 {
         way.push("--batch-size 1".to_owned());
-        smaller.push((way.join(" "), with(side, 1)));
+        smaller.push((way.join(" "), with(kept, side, 1)));
     }
     for smaller_side in [512, 384, 256] {
         if smaller_side < side {
             let way = format!("{} --resolution {smaller_side}", way.join(" "));
-            smaller.push((way.trim_start().to_owned(), with(smaller_side, 1)));
+            smaller.push((way.trim_start().to_owned(), with(kept, smaller_side, 1)));
         }
     }
     let mut what = format!("--resolution {side} --batch-size {batch}");
