@@ -10,7 +10,7 @@ fn devices() -> Vec<(&'static str, Device)> {
     let kinds = [
         #[cfg(feature = "flex")]
         ("cpu", DeviceType::Flex),
-        #[cfg(feature = "wgpu")]
+        #[cfg(feature = "webgpu")]
         ("wgpu", DeviceType::Wgpu),
         #[cfg(feature = "cuda")]
         ("cuda", DeviceType::Cuda),

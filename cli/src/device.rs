@@ -68,7 +68,7 @@ pub fn backends() -> Vec<Backend> {
     let all = [
         #[cfg(feature = "cuda")]
         ("cuda", DeviceType::Cuda),
-        #[cfg(feature = "wgpu")]
+        #[cfg(feature = "webgpu")]
         ("wgpu", DeviceType::Wgpu),
         #[cfg(feature = "flex")]
         ("cpu", DeviceType::Flex),

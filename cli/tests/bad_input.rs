@@ -595,7 +595,7 @@ fn options_of_generate_out_of_range() {
         &["--device", "cuda"],
         &["--device cuda", "--features cuda"],
     );
-    #[cfg(not(feature = "wgpu"))]
+    #[cfg(not(feature = "webgpu"))]
     bench.generate(
         &tiny(),
         &["--device", "wgpu:1"],

@@ -17,23 +17,23 @@ pub fn reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("reference")
 }
 
-/// The device on which tests run: the CPU, or with one of the features `wgpu` and `cuda` the first such GPU.
+/// The device on which tests run: the CPU, or with one of the features `webgpu`, `wgpu` and `cuda` the first such GPU.
 ///
 /// # Panics
 /// If the machine has no such GPU.
 pub fn device() -> Device {
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    #[cfg(any(feature = "webgpu", feature = "cuda"))]
     return gpu();
-    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+    #[cfg(not(any(feature = "webgpu", feature = "cuda")))]
     Device::flex()
 }
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "webgpu", feature = "cuda"))]
 fn gpu() -> Device {
     use burn::tensor::DeviceType;
-    #[cfg(feature = "wgpu")]
+    #[cfg(feature = "webgpu")]
     let kind = DeviceType::Wgpu;
-    #[cfg(not(feature = "wgpu"))]
+    #[cfg(not(feature = "webgpu"))]
     let kind = DeviceType::Cuda;
     let devices = Device::enumerate(kind).into_vec();
     let first = devices.into_iter().next();

@@ -11,7 +11,8 @@ use super::tile::Buffer;
 
 /// Rows or columns of a block at least, so that packing the other operand costs little beside it.
 const BLOCK: usize = 128;
-/// Rows of a product up to which it is cheaper to turn the result over than the right operand.
+/// Rows of a product up to which it is cheaper to turn the result over than the right operand, if the inner axis is also three times as long:
+/// the one costs rows times columns, the other the inner axis times columns.
 const FEW_ROWS: usize = 512;
 
 /// A matrix somewhere in a slice: element `(row, column)` lies at `row · strides[0] + column · strides[1]`.
@@ -163,23 +164,18 @@ pub(crate) fn multiply<'a>(
                 );
             }
         };
+        // SAFETY: the block begins in the output.
+        let place = unsafe { target.at(row * columns + column) };
         // `gemm` wants vectors along the result's contiguous axis. Where the right operand's inner axis is the contiguous one, as in a weight of
         // PyTorch's order, it would turn all of that over, which few rows do not pay for.
-        let turned = (high <= FEW_ROWS && b.strides[0] == 1 && b.strides[1] > 1).then(|| {
+        let few = high <= FEW_ROWS && 3 * high <= inner;
+        if few && b.strides[0] == 1 && b.strides[1] > 1 {
             let mut turned = Buffer::scratch(high * wide);
             multiply(turned.write().as_mut_ptr(), [1, high]);
-            turned
-        });
-        if turned.is_none() {
-            // SAFETY: the block begins in the output.
-            multiply(unsafe { target.at(row * columns + column) }, [columns, 1]);
-        }
-        if let Some(turned) = &turned {
             // SAFETY: the rows of the block lie in the output, and belong to this task alone.
-            unsafe {
-                let out = target.at(row * columns + column);
-                turn(turned.read(), [high, wide], out, columns);
-            }
+            unsafe { turn(turned.read(), [high, wide], place, columns) };
+        } else {
+            multiply(place, [columns, 1]);
         }
         if let Some(bias) = bias {
             for row in row..row + high {
