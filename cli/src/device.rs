@@ -129,8 +129,9 @@ impl Precision {
             Self::Bf16 => FloatDType::BF16,
         };
         if !device.supports_dtype(DType::from(dtype)) {
+            let named = format!("{dtype:?}").to_lowercase();
             return wrong(format!(
-                "--precision {dtype:?}: the device has no such numbers; use --precision f32"
+                "--precision {named}: the device has no such numbers; use --precision f32"
             ));
         }
         Ok(dtype)
