@@ -92,7 +92,7 @@ fn in_type_of<const D: usize, const E: usize>(weight: Tensor<D>, input: &Tensor<
 /// - output: `[batch, heads, positions, head_dim]`
 ///
 /// # Panics
-/// If the shapes do not fit each other.
+/// If the shapes do not fit each other, or there are fewer tokens than causal positions.
 pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: bool) -> Tensor<4> {
     let [batch, heads, positions, dim] = query.dims();
     let [_, _, tokens, _] = key.dims();
@@ -103,8 +103,19 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: boo
         key.dims(),
         value.dims()
     );
+    assert!(
+        !causal || tokens >= positions,
+        "causal attention of {positions} positions over {tokens} tokens"
+    );
     if positions > 0 && tokens > 0 {
         fused!([query, key, value], fused_attention(causal));
+    }
+    // burn counts causal positions from the last token: without those that no position sees, the last is the position's own.
+    let [key, value] = match causal && tokens > positions {
+        true => [key, value].map(|tensor| tensor.narrow(2, 0, positions)),
+        false => [key, value],
+    };
+    if positions > 0 && tokens > 0 {
         #[cfg(any(feature = "flex", feature = "cube"))]
         if [&query, &key, &value].into_iter().any(recomputed::takes) {
             return Tensor::from_dispatch(Dispatch::recomputed_attention(
@@ -538,6 +549,28 @@ mod tests {
                 error < 1e-5,
                 "{positions}×{tokens} causal={causal}: {error:e}"
             );
+        }
+    }
+
+    #[test]
+    fn a_causal_position_sees_as_many_tokens_in_every_number_type() {
+        let [q, k, v] = [(5, 0), (9, 3), (9, 4)].map(|(length, axis)| match axis {
+            0 => ramp([1, 2, length, 10]),
+            axis => ramp([1, 2, length, 10]).flip([axis - 1]),
+        });
+        let wanted = attention_by_hand(&q, &k, &v, true);
+        for (dtype, most) in [(FloatDType::F32, 1e-5), (FloatDType::F16, 0.01)] {
+            for tracked in [false, true] {
+                let [q, k, v] = [&q, &k, &v].map(|tensor| {
+                    let tensor = tensor.clone().cast(dtype);
+                    match tracked {
+                        true => Tensor::from_inner(tensor).require_grad(),
+                        false => tensor,
+                    }
+                });
+                let error = relative_error(&values(attention(q, k, v, true)), &wanted);
+                assert!(error < most, "{dtype:?}, tracked={tracked}: {error:e}");
+            }
         }
     }
 

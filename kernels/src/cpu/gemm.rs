@@ -166,8 +166,8 @@ pub(crate) fn multiply<'a>(
         };
         // SAFETY: the block begins in the output.
         let place = unsafe { target.at(row * columns + column) };
-        // `gemm` wants vectors along the result's contiguous axis. Where the right operand's inner axis is the contiguous one, as in a weight of
-        // PyTorch's order, it would turn all of that over, which few rows do not pay for.
+        // `gemm` wants vectors along the result's contiguous axis. Where the right operand's inner axis is the contiguous one, as in the gradient
+        // of a linear layer's input, it would turn all of that over, which few rows do not pay for.
         let few = high <= FEW_ROWS && 3 * high <= inner;
         if few && b.strides[0] == 1 && b.strides[1] > 1 {
             let mut turned = Buffer::scratch(high * wide);
