@@ -51,7 +51,11 @@ fn spare() -> MutexGuard<'static, Spare> {
 /// `len` floats of any values, or more.
 pub(crate) fn take_spare(len: usize) -> Vec<f32> {
     let found = spare().take(len);
-    found.unwrap_or_else(|| vec![0.0; len])
+    found.unwrap_or_else(|| {
+        let mut floats = reserve(len);
+        floats.resize(len, 0.0);
+        floats
+    })
 }
 
 pub(crate) fn put_spare(floats: Vec<f32>) {
@@ -65,6 +69,27 @@ pub(crate) fn return_freed_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// An empty vector with room for `len` floats, on large pages where the system has them: a convolution's passes over its transformed input spend
+/// a tenth of their time on finding small ones.
+fn reserve(len: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(len);
+    #[cfg(target_os = "linux")]
+    {
+        // Bytes of a large page of x86-64, and of ARM with the usual small ones.
+        const PAGE: usize = 2 << 20;
+        let room = out.spare_capacity_mut();
+        let first = room.as_mut_ptr().cast::<u8>();
+        let skip = first.align_offset(PAGE);
+        let whole = (size_of_val(room).saturating_sub(skip)) / PAGE * PAGE;
+        if whole > 0 {
+            // SAFETY: the range begins and ends in the vector's own memory, which is mapped. The advice changes which pages the system lays under it,
+            // never its contents; where the system knows no such advice it does nothing and says so, which is no error here.
+            unsafe { libc::madvise(first.add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+        }
+    }
+    out
 }
 
 /// A vector of `len` floats, in chunks of `chunk` that `task` writes in parallel. It gets the index of its chunk, and gives back the chunk.
@@ -88,7 +113,7 @@ pub(crate) fn build_beside<T: Send>(
     chunk: usize,
     task: impl Fn(usize, &mut [MaybeUninit<f32>]) -> (&mut [f32], T) + Sync,
 ) -> (Vec<f32>, Vec<T>) {
-    let mut out = Vec::with_capacity(len);
+    let mut out = reserve(len);
     let beside = out.spare_capacity_mut()[..len]
         .par_chunks_mut(chunk.max(1))
         .enumerate()
@@ -110,7 +135,7 @@ pub(crate) unsafe fn build_by(
     len: usize,
     write: impl FnOnce(&mut [MaybeUninit<f32>]) -> usize,
 ) -> Vec<f32> {
-    let mut out = Vec::with_capacity(len);
+    let mut out = reserve(len);
     let count = write(&mut out.spare_capacity_mut()[..len]);
     assert_eq!(count, len, "a part of the output was not written");
     // SAFETY: the capacity is at least `len`, and as many elements were written, each counted once, as the caller says.
@@ -171,11 +196,12 @@ where
     [T]: HalfFloatSliceExt,
 {
     const CHUNK: usize = 1 << 14;
-    let mut out = vec![0f32; values.len()];
-    out.par_chunks_mut(CHUNK)
-        .zip(values.par_chunks(CHUNK))
-        .for_each(|(out, values)| values.convert_to_f32_slice(out));
-    out
+    build(values.len(), CHUNK, |index, out| {
+        let values = &values[index * CHUNK..][..out.len()];
+        let out = fill(out, |_| 0.0);
+        values.convert_to_f32_slice(out);
+        out
+    })
 }
 
 #[cfg(test)]
