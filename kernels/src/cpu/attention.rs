@@ -11,9 +11,10 @@ use rayon::prelude::*;
 use super::math::vectorized;
 use super::memory::build_by;
 use super::tile::{
-    Buffer, Rows, STRIP, exp2, lanes, multiply_rows, multiply_strip, pack_columns, pack_lanes,
-    pack_rows, vectors, vectors_mut, zero_tile,
+    Buffer, Rows, STRIP, copy_strip, exp2, lanes, multiply_rows, multiply_strip, pack_columns,
+    pack_lanes, pack_rows, store, vectors, vectors_mut, zero_tile,
 };
+use super::turn::Turn;
 
 /// Keys of one tile of scores: with 32 queries, 12 KiB.
 const KEYS: usize = 96;
@@ -215,7 +216,8 @@ impl<const R: usize> WithSimd for Forward<'_, R> {
         let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
         let (panel, tall) = (dim * width, dim.div_ceil(R) * R * width);
         let mut queries = Buffer::scratch(TILES * panel);
-        let mut scores = Buffer::scratch(KEYS * width);
+        // In the end it takes the output of a tile, row by row.
+        let mut scores = Buffer::scratch(KEYS.max(dim) * width);
         let mut mixed = Buffer::scratch(TILES * tall);
         let count = sums.len();
         let mut written = 0;
@@ -312,7 +314,9 @@ impl<const R: usize> WithSimd for Forward<'_, R> {
                         let strip = &packed_v[(strip * keys + key) * R..][..here * R];
                         let tile =
                             multiply_strip(simd, pulp::as_arrays::<R, _>(strip).0, rows, tile);
-                        mixed.copy_from_slice(&tile);
+                        for (mixed, tile) in mixed.iter_mut().zip(tile) {
+                            *mixed = tile;
+                        }
                     }
                 }
             }
@@ -321,12 +325,22 @@ impl<const R: usize> WithSimd for Forward<'_, R> {
                 for (out, vectors) in sum_of.iter_mut().zip([softmax.total, softmax.largest]) {
                     vectors_mut::<S, 2>(out)[0] = vectors;
                 }
-                let mixed = &mixed.read()[tile * tall..][..tall];
+                let turn = Turn {
+                    from: Rows {
+                        data: &mixed.read()[tile * tall..][..tall],
+                        stride: width,
+                    },
+                    rows: dim,
+                    columns: wide(tile),
+                    scale: 1.0,
+                };
+                turn.write(scores.write(), dim);
                 let from = group + tile * width;
-                for lane in 0..wide(tile) {
+                let lines = scores.read().chunks_exact(dim).take(wide(tile));
+                for (lane, line) in lines.enumerate() {
                     let inverse = 1.0 / sum_of[0][lane];
                     let out = &mut *out[from + lane];
-                    for (out, &value) in out.iter_mut().zip(mixed[lane..].iter().step_by(width)) {
+                    for (out, &value) in out.iter_mut().zip(line) {
                         out.write(value * inverse);
                     }
                     written += out.len();
@@ -451,6 +465,7 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
         let mut k_padded = Buffer::scratch(block * padded);
         let mut dk_lanes = Buffer::scratch(block * strips);
         let mut dv_lanes = Buffer::scratch(block * strips);
+        let mut lines = Buffer::scratch(width * dim);
         let mut weights = Buffer::scratch(QUERIES * width);
         let mut slopes = Buffer::scratch(QUERIES * width);
 
@@ -465,11 +480,17 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
                 }
                 // `[vectors of the head][keys][lanes]`
                 let k_out = &mut k_padded.write()[tile * width * padded..][..width * padded];
-                k_out.fill(0.0);
+                if wide < width || padded > dim {
+                    k_out.fill(0.0);
+                }
                 for lane in 0..wide {
-                    for (column, from) in k.row(key + lane, dim).chunks(lanes).enumerate() {
-                        k_out[(column * width + lane) * lanes..][..from.len()]
-                            .copy_from_slice(from);
+                    let (whole, rest) = S::as_simd_f32s(k.row(key + lane, dim));
+                    for (column, from) in whole.iter().enumerate() {
+                        store::<S>(&mut k_out[(column * width + lane) * lanes..], *from);
+                    }
+                    if !rest.is_empty() {
+                        k_out[(whole.len() * width + lane) * lanes..][..rest.len()]
+                            .copy_from_slice(rest);
                     }
                 }
             }
@@ -560,9 +581,14 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
                             vectors_mut::<S, 2>(sums).chunks_exact_mut(R).enumerate()
                         {
                             let mut sums = zero_tile::<S, R, 2>(simd);
-                            sums.copy_from_slice(out);
+                            for (sums, out) in sums.iter_mut().zip(out.iter()) {
+                                *sums = *out;
+                            }
                             let a = packed.strip_of_columns(strip, base + from, here - from);
-                            out.copy_from_slice(&multiply_strip(simd, a, panel, sums));
+                            let sums = multiply_strip(simd, a, panel, sums);
+                            for (out, sums) in out.iter_mut().zip(sums) {
+                                *out = sums;
+                            }
                         }
                     }
                     // Gradient of the queries: rows are queries, lanes are channels.
@@ -597,13 +623,21 @@ impl<const R: usize> WithSimd for Backward<'_, R> {
             }
             for tile in 0..tiles {
                 let key = first + tile * width;
-                for lane in 0..width.min(keys - key) {
-                    for (sums, out) in [(&dk_lanes, &mut dk), (&dv_lanes, &mut dv)] {
-                        let sums = &sums.read()[tile * width * strips..][..width * strips];
-                        let from = sums[lane..].iter().step_by(width);
-                        for (out, &value) in out[key + lane].iter_mut().zip(from) {
-                            *out = value;
-                        }
+                let wide = width.min(keys - key);
+                for (sums, out) in [(&dk_lanes, &mut dk), (&dv_lanes, &mut dv)] {
+                    let turn = Turn {
+                        from: Rows {
+                            data: &sums.read()[tile * width * strips..][..width * strips],
+                            stride: width,
+                        },
+                        rows: dim,
+                        columns: wide,
+                        scale: 1.0,
+                    };
+                    turn.write(lines.write(), dim);
+                    let lines = lines.read().chunks_exact(dim);
+                    for (out, line) in out[key..].iter_mut().zip(lines.take(wide)) {
+                        out.copy_from_slice(line);
                     }
                 }
             }
@@ -644,10 +678,8 @@ impl<const R: usize> PackedTwice<R> {
         for (strip, out) in strips.enumerate() {
             let wide = R.min(dim - strip * R);
             let (some, rest) = out.split_at_mut(count * R);
-            for (row, out) in some.chunks_exact_mut(R).enumerate() {
-                let from = &matrix.row(first + row, dim)[strip * R..][..wide];
-                out[..wide].copy_from_slice(from);
-                out[wide..].fill(0.0);
+            for (row, out) in pulp::as_arrays_mut::<R, _>(some).0.iter_mut().enumerate() {
+                copy_strip(&matrix.row(first + row, dim)[strip * R..][..wide], out);
             }
             let filled = count.next_multiple_of(STRIP) - count;
             rest[..filled * R].fill(0.0);

@@ -11,6 +11,7 @@ mod norm;
 mod ops;
 mod pointwise;
 mod tile;
+mod turn;
 
 pub(crate) use memory::{keep_freed_memory, return_freed_memory};
 pub(crate) use ops::{CpuOps, all_fused, on_cpu};

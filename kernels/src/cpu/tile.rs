@@ -7,6 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::math::EXP2_TERMS;
 use super::memory;
+use super::turn::Turn;
 
 /// Rows of a strip, where nothing asks for another number: with two columns of vectors, a tile of 24 of AVX-512's 32 registers.
 pub(crate) const STRIP: usize = 12;
@@ -62,6 +63,15 @@ impl<'a> Rows<'a> {
     pub(crate) fn row(&self, row: usize, columns: usize) -> &'a [f32] {
         &self.data[row * self.stride..][..columns]
     }
+
+    /// Those after the first `rows`.
+    #[inline(always)]
+    pub(crate) fn skip(self, rows: usize) -> Self {
+        Self {
+            data: &self.data[(rows * self.stride).min(self.data.len())..],
+            ..self
+        }
+    }
 }
 
 /// Packs the rows `first..first + count` into strips along the rows: `[strip][columns][R]`, filled up with zeros.
@@ -77,17 +87,18 @@ pub(crate) fn pack_rows<const R: usize>(
         .chunks_exact_mut(columns * R)
         .enumerate()
     {
-        let (out, _) = pulp::as_arrays_mut::<R, _>(out);
-        for i in 0..R {
-            let row = strip * R + i;
-            if row < count {
-                for (out, &value) in out.iter_mut().zip(matrix.row(first + row, columns)) {
-                    out[i] = value;
-                }
-            } else {
-                out.iter_mut().for_each(|out| out[i] = 0.0);
-            }
+        let row = strip * R;
+        let rows = R.min(count - row);
+        if rows < R {
+            out.fill(0.0);
         }
+        let turn = Turn {
+            from: matrix.skip(first + row),
+            rows,
+            columns,
+            scale: 1.0,
+        };
+        turn.write(out, R);
     }
 }
 
@@ -105,10 +116,22 @@ pub(crate) fn pack_columns<const R: usize>(
         .enumerate()
     {
         let wide = R.min(columns - strip * R);
-        for (row, out) in out.chunks_exact_mut(R).enumerate() {
-            let from = &matrix.row(first + row, columns)[strip * R..][..wide];
-            out[..wide].copy_from_slice(from);
-            out[wide..].fill(0.0);
+        for (row, out) in pulp::as_arrays_mut::<R, _>(out).0.iter_mut().enumerate() {
+            copy_strip(&matrix.row(first + row, columns)[strip * R..][..wide], out);
+        }
+    }
+}
+
+/// Copies `R` floats, or fewer and zeros after them.
+#[inline(always)]
+pub(crate) fn copy_strip<const R: usize>(from: &[f32], out: &mut [f32; R]) {
+    match from.first_chunk::<R>() {
+        // Of a size that is known here, so that it is no call.
+        Some(whole) => *out = *whole,
+        None => {
+            let (some, rest) = out.split_at_mut(from.len());
+            some.copy_from_slice(from);
+            rest.fill(0.0);
         }
     }
 }
@@ -127,12 +150,13 @@ pub(crate) fn pack_lanes(
     if count < width {
         out.fill(0.0);
     }
-    for lane in 0..count {
-        let row = matrix.row(first + lane, columns);
-        for (out, &value) in out[lane..].iter_mut().step_by(width).zip(row) {
-            *out = value * scale;
-        }
-    }
+    let turn = Turn {
+        from: matrix.skip(first),
+        rows: count,
+        columns,
+        scale,
+    };
+    turn.write(out, width);
 }
 
 /// The lanes of a vector on this machine.
@@ -257,14 +281,13 @@ pub(crate) fn store<S: Simd>(slice: &mut [f32], value: S::f32s) {
     S::as_mut_simd_f32s(slice).0[0] = value;
 }
 
-/// 2ˣ to within 2 units in the last place; below -126 it is 2⁻¹²⁶, above 127 it is 2¹²⁷.
+/// 2ˣ of x up to 127, to a unit in the last place; below -126 it is 2⁻¹²⁶.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 · 2²³ leaves the nearest integer in the lowest bits.
     let magic = simd.splat_f32s(12_582_912.0);
     // In this order of the operands what is no number stays none.
     let x = simd.max_f32s(simd.splat_f32s(-126.0), x);
-    let x = simd.min_f32s(simd.splat_f32s(127.0), x);
     let shifted = simd.add_f32s(x, magic);
     let rest = simd.sub_f32s(x, simd.sub_f32s(shifted, magic));
     let mut sum = simd.splat_f32s(EXP2_TERMS[0]);
