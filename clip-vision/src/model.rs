@@ -372,9 +372,9 @@ impl ClipEncoderLayer {
     fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
         let norm = |hidden, norm| sd_kernels::layer_norm(hidden, norm, self.epsilon);
         let normed = norm(hidden.clone(), &self.layer_norm1);
-        let hidden = hidden + self.self_attn.forward(normed);
+        let hidden = sd_kernels::add(self.self_attn.forward(normed), hidden);
         let normed = norm(hidden.clone(), &self.layer_norm2);
-        hidden + self.mlp.forward(normed)
+        sd_kernels::add(self.mlp.forward(normed), hidden)
     }
 }
 

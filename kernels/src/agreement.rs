@@ -122,6 +122,37 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
+    fn sums_agree(batch in 1usize..3, rows in 1usize..150, columns in 1usize..90, turned: bool, fresh: bool, seed in 0u64..1000) {
+        let first = if turned { [batch, columns, rows] } else { [batch, rows, columns] };
+        let leaves = [leaf(first, seed), leaf([batch, rows, columns], seed + 1)];
+        let (a, b) = (leaves[0].clone(), leaves[1].clone());
+        // What nothing else holds may be written over, and what a caller holds may not.
+        let place = |tensor: Tensor<3>| {
+            let tensor = if turned { tensor.swap_dims(1, 2) } else { tensor };
+            if fresh { tensor * 2.0 } else { tensor }
+        };
+        let error = disagreement(
+            leaves,
+            |[a, b]| crate::add(b.clone(), crate::add(place(a), b)),
+            |[a, b]| b.clone() + (place(a) + b),
+        );
+        prop_assert!(error < 1e-6, "{error:e}");
+        prop_assert_eq!(values(a.inner()), numbers(batch * rows * columns, seed));
+        prop_assert_eq!(values(b.inner()), numbers(batch * rows * columns, seed + 1));
+    }
+
+    #[test]
+    fn products_of_what_is_turned_over_agree(batch in 1usize..3, rows in 1usize..150, inner in 1usize..70, columns in 1usize..40, seed in 0u64..1000) {
+        let weight = constant([inner, columns], seed + 1);
+        let error = disagreement(
+            [leaf([batch, inner, rows], seed)],
+            |[x]| crate::product(x.swap_dims(1, 2), weight.clone(), None),
+            |[x]| portable::linear(x.swap_dims(1, 2), weight.clone(), None),
+        );
+        prop_assert!(error < 1e-5, "{error:e}");
+    }
+
+    #[test]
     fn attention_agrees(batch in 1usize..3, heads in 1usize..4, positions in 1usize..140, tokens in 2usize..210, dim in 1usize..90, seed in 0u64..1000) {
         let leaves = [
             leaf([batch, positions, heads * dim], seed),

@@ -82,6 +82,20 @@ fn in_type_of<const D: usize, const E: usize>(weight: Tensor<D>, input: &Tensor<
     weight.cast(FloatDType::from(input.dtype()))
 }
 
+/// The sum of two tensors, as a block adds its input to its output. On the CPU all threads add, over one of the two where nothing else holds it.
+///
+/// # Shapes
+/// - `first`, `second`, output: the same, or what burn broadcasts
+///
+/// # Panics
+/// If burn cannot broadcast one to the other.
+pub fn add<const D: usize>(first: Tensor<D>, second: Tensor<D>) -> Tensor<D> {
+    if first.shape() == second.shape() && first.shape().num_elements() > 0 {
+        fused!([first, second], fused_add());
+    }
+    first + second
+}
+
 /// Scaled dot-product attention, `softmax(Q Kᵀ / √head_dim) V` (Vaswani et al. 2017, eq. 1).
 ///
 /// With `causal`, position *i* sees positions up to *i* alone. No `[positions × tokens]` matrix is kept for the gradients.

@@ -110,10 +110,8 @@ impl Transformer2DModel {
             positions = block.forward(positions, [height, width], conditioning);
         }
         let positions = self.proj_out.forward(positions);
-        positions
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width])
-            + hidden
+        let hidden = hidden.reshape([batch, channels, height * width]);
+        sd_kernels::add(positions.swap_dims(1, 2), hidden).reshape([batch, channels, height, width])
     }
 }
 
@@ -150,23 +148,24 @@ impl BasicTransformerBlock {
     ) -> Tensor<3> {
         let normed = layer_norm(hidden.clone(), &self.norm1);
         let merging = conditioning.merging;
-        let hidden = match merging.map_or(0, |merging| merging.merged(self.level, size)) {
+        let mixed = match merging.map_or(0, |merging| merging.merged(self.level, size)) {
             0 => self.attn1.forward(normed.clone(), normed),
             count => {
                 let matching = Matching::new(hidden.clone(), size, count);
                 let merged = matching.merge(normed);
                 matching.part(self.attn1.forward(merged.clone(), merged))
             }
-        } + hidden;
+        };
+        let hidden = sd_kernels::add(mixed, hidden);
         let normed = layer_norm(hidden.clone(), &self.norm2);
         let streams = conditioning.streams.iter().filter_map(|stream| {
             let strength = stream.strength(self.layer, size)?;
             Some((&stream.layers[self.layer], strength))
         });
         let text = conditioning.text.clone();
-        let hidden = self.attn2.cross(normed, text, streams) + hidden;
+        let hidden = sd_kernels::add(self.attn2.cross(normed, text, streams), hidden);
         let normed = layer_norm(hidden.clone(), &self.norm3);
-        self.ff.forward(normed) + hidden
+        sd_kernels::add(self.ff.forward(normed), hidden)
     }
 }
 

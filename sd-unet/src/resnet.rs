@@ -61,6 +61,6 @@ impl ResnetBlock2D {
         let hidden = sd_kernels::conv2d(hidden, &self.conv1)
             + sd_kernels::linear(time, &self.time_emb_proj).unsqueeze_dims(&[2, 3]);
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm2);
-        sd_kernels::conv2d(hidden, &self.conv2) + shortcut
+        sd_kernels::add(sd_kernels::conv2d(hidden, &self.conv2), shortcut)
     }
 }

@@ -53,7 +53,7 @@ impl ResnetBlock2D {
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm1);
         let hidden = sd_kernels::conv2d(hidden, &self.conv1);
         let hidden = sd_kernels::group_norm_silu(hidden, &self.norm2);
-        sd_kernels::conv2d(hidden, &self.conv2) + shortcut
+        sd_kernels::add(sd_kernels::conv2d(hidden, &self.conv2), shortcut)
     }
 }
 
@@ -91,10 +91,8 @@ impl Attention {
         let value = one_head(linear(positions, &self.to_v));
         let mixed = sd_kernels::attention(query, key, value, false).squeeze_dim::<3>(1);
         let mixed = linear(mixed, &self.to_out[0]);
-        mixed
-            .swap_dims(1, 2)
-            .reshape([batch, channels, height, width])
-            + hidden
+        let hidden = hidden.reshape([batch, channels, height * width]);
+        sd_kernels::add(mixed.swap_dims(1, 2), hidden).reshape([batch, channels, height, width])
     }
 }
 

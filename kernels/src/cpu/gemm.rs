@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::math::vectorized;
 use super::memory::build;
-use super::tile::Buffer;
+use super::tile::{Buffer, Rows};
+use super::turn::Turn;
 
 /// Rows or columns of a block at least, so that packing the other operand costs little beside it.
 const BLOCK: usize = 128;
@@ -202,23 +203,30 @@ pub(crate) fn multiply<'a>(
 /// # Safety
 /// `out` begins the first of `high` rows of `wide` floats each, `stride` apart, all of which may be written.
 unsafe fn turn(from: &[f32], [high, wide]: [usize; 2], out: *mut f32, stride: usize) {
-    const SIDE: usize = 16;
+    const ROWS: usize = 16;
+    const COLUMNS: usize = 256;
     assert!(from.len() == high * wide);
-    for row in (0..high).step_by(SIDE) {
-        let tall = SIDE.min(high - row);
-        for column in (0..wide).step_by(SIDE) {
-            let here = SIDE.min(wide - column);
-            let mut tile = [[0f32; SIDE]; SIDE];
-            for (j, from) in from[column * high..].chunks(high).take(here).enumerate() {
-                for (tile, &value) in tile.iter_mut().zip(&from[row..row + tall]) {
-                    tile[j] = value;
-                }
-            }
-            for (i, tile) in tile.iter().take(tall).enumerate() {
-                // SAFETY: row `row + i` is one of `high`, `column + here` is at most `wide`, and the tile, a local array, has `here` floats.
+    let mut lines = Buffer::scratch(ROWS * COLUMNS);
+    for row in (0..high).step_by(ROWS) {
+        let tall = ROWS.min(high - row);
+        for column in (0..wide).step_by(COLUMNS) {
+            let here = COLUMNS.min(wide - column);
+            let turn = Turn {
+                from: Rows {
+                    data: &from[column * high + row..],
+                    stride: high,
+                },
+                rows: here,
+                columns: tall,
+                scale: 1.0,
+            };
+            turn.write(&mut lines.write()[..tall * here], here);
+            for (i, line) in lines.read().chunks_exact(here).take(tall).enumerate() {
+                // SAFETY: row `row + i` is one of `high`, `column + here` is at most `wide`, and the line has `here` floats of a buffer that is
+                // not the output.
                 unsafe {
-                    let line = out.add((row + i) * stride + column);
-                    line.copy_from_nonoverlapping(tile.as_ptr(), here);
+                    let to = out.add((row + i) * stride + column);
+                    to.copy_from_nonoverlapping(line.as_ptr(), here);
                 }
             }
         }

@@ -17,6 +17,8 @@ use super::gemm::{self, Matrix};
 use super::memory;
 use super::norm::{self, Groups};
 use super::pointwise;
+use super::tile::Rows;
+use super::turn::Turn;
 
 /// Whether all tensors are f32 and on the CPU backend.
 pub(crate) fn all_fused<const N: usize>(tensors: [&dyn Fused; N]) -> bool {
@@ -49,6 +51,8 @@ impl<const D: usize> Fused for Tensor<D> {
 pub(crate) trait CpuOps: Backend {
     /// 16-bit floats to f32.
     fn fused_widen(input: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Two of one shape.
+    fn fused_add(first: FloatTensor<Self>, second: FloatTensor<Self>) -> FloatTensor<Self>;
     /// `[batch, heads, positions, dim]` each.
     fn fused_attention(
         query: FloatTensor<Self>,
@@ -125,7 +129,7 @@ fn slice(tensor: &FlexTensor) -> &[f32] {
 
 /// Runs on the values of tensors, made contiguous.
 fn on_slices<const N: usize, R>(tensors: [FlexTensor; N], run: impl FnOnce([&[f32]; N]) -> R) -> R {
-    let tensors = tensors.map(|tensor| tensor.to_contiguous());
+    let tensors = tensors.map(contiguous);
     run(std::array::from_fn(|i| slice(&tensors[i])))
 }
 
@@ -153,6 +157,76 @@ impl Backward<Flex, 1> for Widening {
         let grad = grads.consume::<Flex>(&ops.node);
         if let [Some(parent)] = ops.parents {
             grads.register::<Flex>(parent.id, Flex::float_cast(grad, ops.state));
+        }
+    }
+}
+
+/// A tensor whose elements lie one after the other. Matrices that are turned over, as a picture is between convolutions and attention, are copied by
+/// squares on all threads.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    let (shape, layout) = (tensor.shape(), tensor.layout());
+    let strides = layout.strides();
+    if layout.is_contiguous() || strides.len() != 3 || strides[1] != 1 || strides[0] < 0 {
+        return tensor.to_contiguous();
+    }
+    let [batch, rows, columns] = shape.dims();
+    if batch * rows * columns == 0 || strides[2] < rows as isize {
+        return tensor.to_contiguous();
+    }
+    let from = &tensor.storage::<f32>()[layout.start_offset()..];
+    let (member, stride) = (strides[0] as usize, strides[2] as usize);
+    // Rows of a task, which are all of one matrix.
+    let most = 64.min(rows);
+    let high = (1..=most).rev().find(|high| rows.is_multiple_of(*high));
+    let high = high.unwrap_or(1);
+    let values = memory::build(batch * rows * columns, high * columns, |index, out| {
+        let (at, row) = (index * high / rows, index * high % rows);
+        let turn = Turn {
+            from: Rows {
+                data: &from[at * member + row..],
+                stride,
+            },
+            rows: columns,
+            columns: high,
+            scale: 1.0,
+        };
+        let out = memory::fill(out, |_| 0.0);
+        turn.write(out, columns);
+        out
+    });
+    self::tensor(values, shape)
+}
+
+// --- Sum
+
+/// Written over one of the two, where nothing else holds that.
+fn add(first: FlexTensor, second: FlexTensor) -> FlexTensor {
+    let (mut first, mut second) = (contiguous(first), contiguous(second));
+    let whole = |tensor: &FlexTensor| {
+        tensor.is_unique() && tensor.bytes().len() == 4 * tensor.layout().num_elements()
+    };
+    if whole(&first) {
+        pointwise::add_to(first.storage_mut(), slice(&second));
+        return first;
+    }
+    if whole(&second) {
+        pointwise::add_to(second.storage_mut(), slice(&first));
+        return second;
+    }
+    let shape = first.shape();
+    tensor(pointwise::sum_of(slice(&first), slice(&second)), shape)
+}
+
+#[derive(Debug)]
+struct AddBackward;
+
+impl Backward<Flex, 2> for AddBackward {
+    type State = ();
+
+    fn backward(self, ops: Ops<(), 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        for parent in ops.parents.into_iter().flatten() {
+            grads.register::<Flex>(parent.id, grad.clone());
         }
     }
 }
@@ -429,7 +503,7 @@ fn forwards(tensor: FlexTensor) -> FlexTensor {
 }
 
 fn multiply(input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
-    let (input, weight) = (input.to_contiguous(), forwards(weight));
+    let (input, weight) = (contiguous(input), forwards(weight));
     let bias = bias.map(|bias| bias.to_contiguous());
     let (mut shape, weight) = (input.shape(), matrix(&weight));
     let last = shape.num_dims() - 1;
@@ -492,7 +566,7 @@ impl Backward<Flex, 2> for ProductBackward {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let grad = contiguous(grads.consume::<Flex>(&ops.node));
         let columns = grad.shape()[grad.shape().num_dims() - 1];
         register_factors(
             ops.parents.map(|parent| parent.map(|node| node.id)),
@@ -517,7 +591,7 @@ impl Backward<Flex, 3> for LinearBackward {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let grad = contiguous(grads.consume::<Flex>(&ops.node));
         let columns = grad.shape()[grad.shape().num_dims() - 1];
         let [input, weight, bias] = ops.parents;
         if let Some(parent) = bias {
@@ -612,7 +686,7 @@ impl Backward<Flex, 3> for AdaptedBackward {
     /// With G the output's gradient: that of `down` is (G up)ᵀ x, that of `up` is Gᵀ (x downᵀ), and that of x is G Wᵀ + (G up) down, whose second
     /// part is in the weight where there are many rows.
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let grad = contiguous(grads.consume::<Flex>(&ops.node));
         let Adapted([input, weight, down, up]) = ops.state;
         let shape = input.shape();
         let [from, out] = weight.shape().dims();
@@ -805,6 +879,10 @@ impl CpuOps for Flex {
         widen(input)
     }
 
+    fn fused_add(first: FlexTensor, second: FlexTensor) -> FlexTensor {
+        add(first, second)
+    }
+
     fn fused_attention(
         query: FlexTensor,
         key: FlexTensor,
@@ -902,6 +980,15 @@ impl<C: CheckpointStrategy> CpuOps for Autodiff<Flex, C> {
         match prepared.compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(dtype, widen(input.into_primitive())),
             OpsKind::UnTracked(prep) => prep.finish(widen(input.into_primitive())),
+        }
+    }
+
+    fn fused_add(first: Tracked, second: Tracked) -> Tracked {
+        let prepared = AddBackward.prepare::<C>([first.node(), second.node()]);
+        let out = add(first.into_primitive(), second.into_primitive());
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
 

@@ -170,6 +170,33 @@ pub(crate) fn add_channels(values: &mut [f32], channels: &[f32], cells: usize) {
         });
 }
 
+/// Adds `other` to `values`, element by element.
+pub(crate) fn add_to(values: &mut [f32], other: &[f32]) {
+    assert_eq!(values.len(), other.len());
+    let parts = values.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK));
+    parts.for_each(|(values, other)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                values.iter_mut().zip(other).for_each(
+                    #[inline(always)]
+                    |(value, other)| *value += other,
+                )
+            },
+        );
+    });
+}
+
+/// The sum of two, element by element.
+pub(crate) fn sum_of(a: &[f32], b: &[f32]) -> Vec<f32> {
+    map2(
+        a,
+        b,
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
 /// The sum of every channel's cells, over all members of a batch: `[batch, channels, cells]` to `[channels]`.
 pub(crate) fn sum_channels(values: &[f32], channels: usize, cells: usize) -> Vec<f32> {
     let sum_of = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>();

@@ -125,7 +125,9 @@ fn copy_part(from: &[f32], to: &mut [f32]) {
 }
 
 fn turned<const N: usize>(square: Square<N>) -> Square<N> {
-    Square(std::array::from_fn(|i| std::array::from_fn(|j| square.0[j][i])))
+    Square(std::array::from_fn(|i| {
+        std::array::from_fn(|j| square.0[j][i])
+    }))
 }
 
 /// Four rounds, each of which interleaves the first eight vectors with the last eight.
@@ -181,8 +183,12 @@ mod tests {
     #[test]
     fn squares_are_turned_alike_by_every_instruction_set() {
         let number = |i: usize, j: usize| (100 * i + j) as f32;
-        let of16 = Square(std::array::from_fn(|i| std::array::from_fn(|j| number(i, j))));
-        let of8 = Square(std::array::from_fn(|i| std::array::from_fn(|j| number(i, j))));
+        let of16 = Square(std::array::from_fn(|i| {
+            std::array::from_fn(|j| number(i, j))
+        }));
+        let of8 = Square(std::array::from_fn(|i| {
+            std::array::from_fn(|j| number(i, j))
+        }));
         assert_eq!(turned::<16>(of16).0[3][5], number(5, 3));
         #[cfg(target_arch = "x86_64")]
         if let Some(simd) = pulp::x86::V4::try_new() {
@@ -196,12 +202,29 @@ mod tests {
 
     #[test]
     fn any_size_is_turned_and_nothing_beside_it_written() {
-        for (rows, stride) in [(0, 1), (1, 4), (5, 5), (8, 9), (12, 12), (16, 16), (31, 31), (32, 40)] {
+        for (rows, stride) in [
+            (0, 1),
+            (1, 4),
+            (5, 5),
+            (8, 9),
+            (12, 12),
+            (16, 16),
+            (31, 31),
+            (32, 40),
+        ] {
             for columns in [1, 7, 16, 40] {
                 let wide = columns + 2;
                 let data: Vec<f32> = (0..rows * wide).map(|i| i as f32).collect();
-                let from = Rows { data: &data, stride: wide };
-                let turn = Turn { from, rows, columns, scale: 2.0 };
+                let from = Rows {
+                    data: &data,
+                    stride: wide,
+                };
+                let turn = Turn {
+                    from,
+                    rows,
+                    columns,
+                    scale: 2.0,
+                };
                 let mut out = vec![-1.0; columns * stride];
                 turn.write(&mut out, stride);
                 for (at, found) in out.into_iter().enumerate() {
@@ -211,7 +234,10 @@ mod tests {
                     } else {
                         -1.0
                     };
-                    assert_eq!(found, expected, "{rows}×{columns}, row {row}, column {column}");
+                    assert_eq!(
+                        found, expected,
+                        "{rows}×{columns}, row {row}, column {column}"
+                    );
                 }
             }
         }
