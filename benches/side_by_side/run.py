@@ -147,10 +147,10 @@ def main():
     parser.add_argument("--profile", default="release", help="cargo's profile; debug assertions, as dev has them, make matrix products five times slower")
     parser.add_argument("--binary", type=Path, help="samecast's side as built before (the program `side`), in place of building it")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what both sides compute on")
-    parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), default="f32", help="weights and activations; the VAE and training steps are f32")
+    parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), default="f32", help="weights and activations, on a GPU but for the VAE and training steps, which are f32; on the processor bf16 is what samecast's products are rounded to, and PyTorch's own")
     options = parser.parse_args()
-    if options.device == "cpu" and options.dtype != "f32":
-        parser.error(f"--dtype {options.dtype}: on the processor samecast computes in f32; --device cuda has 16 bits")
+    if options.device == "cpu" and options.dtype == "f16":
+        parser.error("--dtype f16: on the processor samecast computes in f32, or its products in bf16; --device cuda has f16")
     if options.binary and not options.binary.is_file():
         parser.error(f"--binary {options.binary}: no such file")
     if options.model and not (options.model / "unet" / "config.json").is_file():

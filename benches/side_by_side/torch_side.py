@@ -15,6 +15,8 @@ import torch.nn.functional as F
 PLACE = {"device": "cpu", "dtype": torch.float32}
 # The VAE and training steps, on both sides.
 FULL = {"dtype": torch.float32}
+# The VAE, and the frozen weights that a LoRA is trained on: on the processor of the same type as all else, where training mixes it with f32 factors.
+TRAINED = {"dtype": torch.float32}
 
 
 def pattern(shape, seed, scale=1.0, **place):
@@ -75,7 +77,7 @@ def lora_step(case, folder):
     from diffusers import UNet2DConditionModel
     from peft import LoraConfig
 
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).to(PLACE["device"]).requires_grad_(False)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=TRAINED["dtype"]).to(PLACE["device"]).requires_grad_(False)
     kinds = (torch.nn.Linear, torch.nn.Conv2d)
     paths = sorted(path for path, layer in unet.named_modules() if ".attentions." in "." + path and isinstance(layer, kinds))
     rank = case["rank"]
@@ -97,7 +99,9 @@ def lora_step(case, folder):
     def step():
         for factor in factors:
             factor.grad = None
-        (unet(latent, 700, text).sample - target).square().mean().backward()
+        with torch.autocast(PLACE["device"], TRAINED["dtype"], enabled=TRAINED["dtype"] != torch.float32):
+            sample = unet(latent, 700, text).sample
+        (sample.float() - target).square().mean().backward()
         return factors[0].grad
 
     return step
@@ -122,8 +126,8 @@ def model(case, folder):
         return lambda: unet(latent, 700, text).sample
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(PLACE["device"]).eval()
-    latent = pattern((1, 4, case["side"], case["side"]), 1, 1.7, **FULL)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=TRAINED["dtype"]).to(PLACE["device"]).eval()
+    latent = pattern((1, 4, case["side"], case["side"]), 1, 1.7, **TRAINED)
     return lambda: vae.decode(latent).sample
 
 
@@ -172,6 +176,8 @@ def main():
     torch.set_num_threads(options.threads)
     PLACE["device"] = options.device
     PLACE["dtype"] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
+    if options.device == "cpu":
+        TRAINED["dtype"] = PLACE["dtype"]
     work = None
     for line in sys.stdin:
         request = json.loads(line)

@@ -98,7 +98,9 @@ def main():
         sides = {
             "samecast": samecast("samecast"),
             "samecast --precision f32": samecast("samecast --precision f32", "--precision", "f32"),
+            "samecast --precision bf16": samecast("samecast --precision bf16", "--precision", "bf16"),
             "diffusers, f32": diffusers("diffusers, f32", "float32"),
+            "diffusers, bf16": diffusers("diffusers, bf16", "bfloat16"),
         }
         if options.single and importlib.util.find_spec("stable_diffusion_cpp"):
             name = "stable-diffusion.cpp"

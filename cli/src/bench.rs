@@ -43,6 +43,7 @@ pub fn run(args: &Bench, common: &Common) -> Result<Value, Failure> {
     };
     let device = common.device.open()?;
     let dtype = common.precision.on(&device)?;
+    let products = common.precision.of_products(&device, dtype);
     let scene = Scene {
         device,
         dtype,
@@ -83,7 +84,7 @@ pub fn run(args: &Bench, common: &Common) -> Result<Value, Failure> {
     let all: Vec<Value> = timings.iter().map(|timing| timing.json(peak)).collect();
     Ok(json!({
         "size": size,
-        "precision": format!("{dtype:?}").to_lowercase(),
+        "precision": format!("{products:?}").to_lowercase(),
         "peak_flops": peak,
         "parts": all,
         "peak_memory_bytes": peak_memory(),

@@ -2,7 +2,7 @@ use std::str::FromStr;
 
 use burn::tensor::{DType, Device, DeviceType, FloatDType};
 use clap::ValueEnum;
-
+use sd_kernels::Float32MatmulPrecision;
 use sd_pipeline::MatrixType;
 
 use crate::failure::{Failure, wrong};
@@ -51,7 +51,8 @@ pub enum Precision {
     F32,
     /// 16-bit floats; on the processor the weights alone.
     F16,
-    /// 16-bit floats with the range of 32-bit ones; on the processor the weights alone.
+    /// 16-bit floats with the range of 32-bit ones; on the processor the weights, and the factors of all products where it multiplies those many
+    /// times faster (Intel's with AMX).
     Bf16,
 }
 
@@ -118,8 +119,12 @@ impl DeviceChoice {
 }
 
 impl Precision {
-    /// The number type that a device computes in.
+    /// The number type that a device computes in, which for the processor is that of what lies between products. How it computes those is set here.
     pub fn on(self, device: &Device) -> Result<FloatDType, Failure> {
+        sd_kernels::set_float32_matmul_precision(match self {
+            Self::Bf16 if is_cpu(device) => Float32MatmulPrecision::Medium,
+            _ => Float32MatmulPrecision::Highest,
+        });
         let dtype = match self {
             // Arithmetic in 16 bits is slower there.
             _ if is_cpu(device) => FloatDType::F32,
@@ -139,6 +144,14 @@ impl Precision {
 }
 
 impl Precision {
+    /// What products are computed in on a device that computes in `dtype`.
+    pub fn of_products(self, device: &Device, dtype: FloatDType) -> FloatDType {
+        match self {
+            Self::Bf16 if is_cpu(device) && sd_kernels::has_bf16_products() => FloatDType::BF16,
+            _ => dtype,
+        }
+    }
+
     /// In what number type the UNet's matrices and kernels are kept on a device.
     pub fn matrices(self, device: &Device) -> MatrixType {
         match self {

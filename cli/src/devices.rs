@@ -9,6 +9,7 @@ use crate::failure::Failure;
 /// `samecast devices`
 pub fn run(common: &Common) -> Result<Value, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let bf16_products = sd_kernels::has_bf16_products();
     let mut first = true;
     let mut all = vec![];
     for backend in backends() {
@@ -37,12 +38,20 @@ pub fn run(common: &Common) -> Result<Value, Failure> {
                 } else {
                     format!("{cores} cores, ")
                 };
+                let products = match bf16_products && !several {
+                    true => ", products in bf16 many times faster",
+                    false => "",
+                };
                 print(format_args!(
-                    "{name:8} {about}{}{chosen}",
+                    "{name:8} {about}{}{products}{chosen}",
                     precisions.join(" ")
                 ))?;
             }
-            all.push(json!({ "name": name, "precisions": precisions, "auto": first }));
+            let mut found = json!({ "name": name, "precisions": precisions, "auto": first });
+            if !several {
+                found["bf16_products"] = bf16_products.into();
+            }
+            all.push(found);
             first = false;
         }
     }

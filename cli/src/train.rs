@@ -100,7 +100,8 @@ pub fn train(plan: Plan<'_>, common: &Common) -> Result<Trained, Failure> {
     tell_of(&dataset, &plan.config.trigger, &console);
 
     let device = common.device.open()?;
-    // Factors, gradients and sums are f32 in any case. On the processor the UNet's weights alone may have 16 bits.
+    // Factors, gradients and sums are f32 in any case. On the processor the UNet's weights and what products take may have 16
+    // bits.
     let dtype = match common.precision {
         Precision::F16 if !is_cpu(&device) => {
             return wrong(

@@ -561,7 +561,9 @@ fn devices_are_listed() {
     let cpu = devices["devices"]
         .as_array()
         .and_then(|all| all.iter().find(|d| d["name"] == "cpu"));
-    let precisions = &cpu.expect("the processor")["precisions"];
+    let cpu = cpu.expect("the processor");
+    assert_eq!(cpu["bf16_products"], json!(sd_kernels::has_bf16_products()));
+    let precisions = &cpu["precisions"];
     assert!(
         precisions
             .as_array()
@@ -569,4 +571,20 @@ fn devices_are_listed() {
             .contains(&json!("f32"))
     );
     assert!(devices["cores"].as_u64() > Some(0));
+}
+
+/// On the processor bf16 is what products are rounded to, where it multiplies those faster; all else stays f32, and nearly the same picture comes out.
+#[test]
+fn products_in_bf16_draw_nearly_the_same_picture() {
+    let dir = folder();
+    let draw = |name: &str, precision: &str| {
+        let out = dir.path().join(name);
+        let options = ["--steps", "4", "--precision", precision];
+        samecast(with(quick(&tiny(), &out), &options)).done();
+        pixels(&out)
+    };
+    let (exact, rounded) = (draw("f32.png", "f32"), draw("bf16.png", "bf16"));
+    let (mean, _) = difference(&rounded, &exact);
+    assert!(mean > 0.0 && mean < 3.0, "{mean}");
+    assert_eq!(draw("again.png", "bf16"), rounded);
 }

@@ -35,7 +35,7 @@ use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, FloatDType, Tensor, module};
 #[cfg(feature = "flex")]
-use cpu::{CpuOps, all_fused, on_cpu};
+use cpu::{CpuOps, Factored, all_fused, on_cpu, stays_short};
 #[cfg(any(feature = "flex", feature = "cube"))]
 use {burn::backend::Dispatch, recomputed::Recomputed};
 
@@ -57,11 +57,45 @@ pub fn return_freed_memory() {
     cpu::return_freed_memory();
 }
 
+/// How exactly the products of f32 numbers are computed, in PyTorch's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Float32MatmulPrecision {
+    /// In f32.
+    #[default]
+    Highest,
+    /// Each factor rounded to bf16, sums in f32, where the processor multiplies so many times faster; in f32 where it does not.
+    Medium,
+}
+
+/// How the CPU's products are computed from now on, in the whole process: those of linear layers, convolutions and attention, forward and backward.
+/// PyTorch's function of that name.
+///
+/// At `Medium`, results differ from those in f32 by 2⁻⁹ of each factor, as where PyTorch computes in bf16; what is between the products, and where
+/// they are summed, stays f32. Weights in 16 bits are taken as they are. It changes anything only with the feature `flex`, and where
+/// [`has_bf16_products`].
+pub fn set_float32_matmul_precision(precision: Float32MatmulPrecision) {
+    #[cfg(feature = "flex")]
+    cpu::allow_rounding(precision == Float32MatmulPrecision::Medium);
+    #[cfg(not(feature = "flex"))]
+    let _ = precision;
+}
+
+/// Whether this processor multiplies bf16 many times faster than f32, and the system lets it: Intel's with AMX, under Linux 5.16 or newer.
+pub fn has_bf16_products() -> bool {
+    #[cfg(feature = "flex")]
+    return cpu::can_round();
+    #[cfg(not(feature = "flex"))]
+    false
+}
+
 /// Takes the fused path, where it is compiled in and all tensors are f32 on the CPU backend; else goes on.
 macro_rules! fused {
     ([$($tensor:expr),*], $operation:ident($($argument:expr),*)) => {
+        fused!([$($tensor),*] where [$($tensor),*], $operation($($argument),*))
+    };
+    ([$($tensor:expr),*] where [$($checked:expr),*], $operation:ident($($argument:expr),*)) => {
         #[cfg(feature = "flex")]
-        if all_fused([$(&$tensor),*]) {
+        if all_fused([$(&$checked),*]) {
             return Tensor::from_dispatch(Dispatch::$operation($($tensor.into_dispatch(),)* $($argument),*));
         }
     };
@@ -80,6 +114,15 @@ fn in_type_of<const D: usize, const E: usize>(weight: Tensor<D>, input: &Tensor<
         return Tensor::from_dispatch(Dispatch::fused_widen(weight.into_dispatch()));
     }
     weight.cast(FloatDType::from(input.dtype()))
+}
+
+/// As [`in_type_of`], but a product on the CPU takes the weight as it is where it rounds it anyway.
+fn factor<const D: usize, const E: usize>(weight: Tensor<D>, input: &Tensor<E>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if input.dtype() == DType::F32 && stays_short(&weight) {
+        return weight;
+    }
+    in_type_of(weight, input)
 }
 
 /// The sum of two tensors, as a block adds its input to its output. On the CPU all threads add, over one of the two where nothing else holds it.
@@ -291,7 +334,7 @@ fn adapted<const D: usize, const E: usize>(
     let factors = weight.reparameterization::<LowRankStack>()?.single()?;
     let base = weight.base();
     let frozen = !base.is_require_grad() && bias.is_none_or(|bias| !bias.is_require_grad());
-    let base = in_type_of(matrix(base), input);
+    let base = factor(matrix(base), input);
     let [from, out] = base.dims();
     assert_eq!(
         input.dims()[D - 1],
@@ -303,7 +346,7 @@ fn adapted<const D: usize, const E: usize>(
         None => Tensor::zeros([out], (&input.device(), input.dtype())),
     };
     let (down, up) = (factors.down.val(), factors.scaled_up());
-    if !frozen || !all_fused([input, &base, &bias, &down, &up]) {
+    if !frozen || !all_fused([input, &Factored(&base), &bias, &down, &up]) {
         return None;
     }
     Some(Tensor::from_dispatch(Dispatch::fused_adapted(
@@ -335,15 +378,15 @@ pub fn product<const D: usize>(
         weight.dims()[0],
         "channels of a linear layer's input"
     );
-    let weight = in_type_of(weight, &input);
+    let weight = factor(weight, &input);
     let bias = bias.map(|bias| in_type_of(bias, &input));
     match bias {
         Some(bias) => {
-            fused!([input, weight, bias], fused_linear());
+            fused!([input, weight, bias] where [input, Factored(&weight), bias], fused_linear());
             portable::linear(input, weight, Some(bias))
         }
         None => {
-            fused!([input, weight], fused_product());
+            fused!([input, weight] where [input, Factored(&weight)], fused_product());
             portable::linear(input, weight, None)
         }
     }
@@ -443,8 +486,8 @@ fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, doubled: bool)
         weight.dims()[1],
         "channels of a convolution's input"
     );
-    let (weight, bias) = (in_type_of(weight, &input), in_type_of(bias, &input));
-    fused!([input, weight, bias], fused_convolution(doubled));
+    let (weight, bias) = (factor(weight, &input), in_type_of(bias, &input));
+    fused!([input, weight, bias] where [input, Factored(&weight), bias], fused_convolution(doubled));
     let input = if doubled {
         portable::double(input)
     } else {

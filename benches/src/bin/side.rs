@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use samecast_benches::{Case, Place, Work, prepare};
+use sd_kernels::Float32MatmulPrecision;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -30,10 +31,20 @@ enum Request {
 fn main() -> Result<()> {
     // As the program `samecast` does.
     sd_kernels::keep_freed_memory();
-    let place = Place {
-        device: Device::default(),
-        dtype: dtype(env::args().nth(1).as_deref())?,
+    let device = Device::default();
+    let dtype = match dtype(env::args().nth(1).as_deref())? {
+        // On the processor bf16 is what products are computed in.
+        FloatDType::BF16 if on_processor(&device) => {
+            ensure!(
+                sd_kernels::has_bf16_products(),
+                "this processor has no products in bf16 (AMX)"
+            );
+            sd_kernels::set_float32_matmul_precision(Float32MatmulPrecision::Medium);
+            FloatDType::F32
+        }
+        dtype => dtype,
     };
+    let place = Place { device, dtype };
     // Else a first call would fail, or be computed in other numbers than the table says.
     ensure!(
         place.device.supports_dtype(DType::from(place.dtype)),
@@ -54,6 +65,16 @@ fn main() -> Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+fn on_processor(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
 }
 
 /// The type that the first argument names.

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::bf16;
 use super::math::vectorized;
 use super::memory::build_by;
 use super::tile::{
@@ -39,7 +40,7 @@ pub(crate) struct Heads<'a> {
 }
 
 impl<'a> Heads<'a> {
-    fn head(&self, index: usize) -> Rows<'a> {
+    pub(super) fn head(&self, index: usize) -> Rows<'a> {
         let [batch, head, position] = self.strides;
         let first = index / self.heads * batch + index % self.heads * head;
         Rows {
@@ -50,7 +51,7 @@ impl<'a> Heads<'a> {
 }
 
 /// The rows of `[batch, positions, heads, dim]` in memory, by head.
-fn rows_by_head<T>(
+pub(super) fn rows_by_head<T>(
     data: &mut [T],
     heads: usize,
     positions: usize,
@@ -82,6 +83,9 @@ pub(crate) fn forward(
     v: Heads<'_>,
     causal: bool,
 ) -> (Vec<f32>, Vec<f32>) {
+    if let Some(done) = bf16::attend(q, k, v, causal) {
+        return done;
+    }
     match strip_of(q.dim) {
         12 => forward_by::<12>(q, k, v, causal),
         10 => forward_by::<10>(q, k, v, causal),
@@ -364,6 +368,9 @@ pub(crate) struct Gradients {
 
 /// The backward pass, from the output and the sums of the forward one.
 pub(crate) fn backward(inputs: [Heads<'_>; 5], sums: &[f32], causal: bool) -> Gradients {
+    if let Some(gradients) = bf16::attention_gradients(inputs, sums, causal) {
+        return gradients;
+    }
     match strip_of(inputs[0].dim) {
         12 => backward_by::<12>(inputs, sums, causal),
         10 => backward_by::<10>(inputs, sums, causal),

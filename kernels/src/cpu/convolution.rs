@@ -48,7 +48,7 @@ pub(crate) struct Shape {
 impl Shape {
     /// The input's row that row `y` is made of, and its columns.
     #[inline(always)]
-    fn line<'a>(&self, plane: &'a [f32], y: usize) -> &'a [f32] {
+    pub(super) fn line<'a>(&self, plane: &'a [f32], y: usize) -> &'a [f32] {
         let (y, width) = if self.doubled {
             (y / 2, self.width / 2)
         } else {
@@ -59,14 +59,14 @@ impl Shape {
 
     /// The input's plane of one channel, counted over the batch.
     #[inline(always)]
-    fn plane<'a>(&self, input: &'a [f32], index: usize) -> &'a [f32] {
+    pub(super) fn plane<'a>(&self, input: &'a [f32], index: usize) -> &'a [f32] {
         let size = self.height * self.width / if self.doubled { 4 } else { 1 };
         &input[index * size..][..size]
     }
 
     /// Copies columns `begin..` of a line, as they are after the input is doubled.
     #[inline(always)]
-    fn copy(&self, line: &[f32], begin: usize, out: &mut [f32]) {
+    pub(super) fn copy(&self, line: &[f32], begin: usize, out: &mut [f32]) {
         if self.doubled {
             for (i, out) in out.iter_mut().enumerate() {
                 *out = line[(begin + i) / 2];

@@ -3,6 +3,7 @@
 //! Everything here takes contiguous f32 slices and gives vectors; [`ops`] turns burn's tensors into them, and gives each operation its gradient.
 
 mod attention;
+mod bf16;
 mod convolution;
 mod gemm;
 mod math;
@@ -13,5 +14,6 @@ mod pointwise;
 mod tile;
 mod turn;
 
+pub(crate) use bf16::{allow as allow_rounding, available as can_round};
 pub(crate) use memory::{keep_freed_memory, return_freed_memory};
-pub(crate) use ops::{CpuOps, all_fused, on_cpu};
+pub(crate) use ops::{CpuOps, Factored, all_fused, on_cpu, stays_short};

@@ -9,9 +9,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, DispatchTensorKind, Flex, TensorMetadata, backend_extension,
 };
-use burn::tensor::{Bytes, DType, FloatDType, Shape, Tensor, bf16, f16};
+use burn::tensor::{Bytes, DType, FloatDType, Shape, Tensor, f16};
 
 use super::attention::{self, Heads};
+use super::bf16::{self, Factor, Kernels, Numbers};
 use super::convolution::{self, Weight};
 use super::gemm::{self, Matrix};
 use super::memory;
@@ -46,7 +47,25 @@ impl<const D: usize> Fused for Tensor<D> {
     }
 }
 
-/// The fused operations. Each takes f32 tensors; what they compute is said at the public functions of this crate.
+/// A weight of a product, which takes it in 16 bits too.
+pub(crate) struct Factored<'a, const D: usize>(pub &'a Tensor<D>);
+
+impl<const D: usize> Fused for Factored<'_, D> {
+    fn fused(&self) -> bool {
+        self.0.fused() || is_short(self.0)
+    }
+}
+
+/// Whether a weight need not be widened for a product, which rounds it.
+pub(crate) fn stays_short<const D: usize>(weight: &Tensor<D>) -> bool {
+    bf16::used() && is_short(weight)
+}
+
+fn is_short<const D: usize>(weight: &Tensor<D>) -> bool {
+    matches!(weight.dtype(), DType::F16 | DType::BF16) && on_cpu(weight)
+}
+
+/// The fused operations. Each takes f32 tensors, and weights of products in 16 bits; what they compute is said at the public functions of this crate.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait CpuOps: Backend {
     /// 16-bit floats to f32.
@@ -140,7 +159,7 @@ fn widen(input: FlexTensor) -> FlexTensor {
     let input = if part { input.to_contiguous() } else { input };
     let values = match input.dtype() {
         DType::F16 => memory::widen(input.storage::<f16>()),
-        DType::BF16 => memory::widen(input.storage::<bf16>()),
+        DType::BF16 => memory::widen(input.storage::<burn::tensor::bf16>()),
         other => unreachable!("{other:?} is no 16-bit float"),
     };
     let layout = input.layout().clone();
@@ -483,13 +502,68 @@ impl Backward<Flex, 3> for Norm {
 // --- Linear
 
 /// A weight `[in, out]` in whatever order it lies.
-fn matrix(weight: &FlexTensor) -> Matrix<'_> {
+fn matrix(weight: &FlexTensor) -> Factor<'_> {
     let ([rows, columns], layout) = (weight.shape().dims(), weight.layout());
-    Matrix {
-        data: &weight.storage::<f32>()[layout.start_offset()..],
+    Factor {
+        numbers: numbers(weight),
         rows,
         columns,
         strides: [layout.strides()[0] as usize, layout.strides()[1] as usize],
+    }
+}
+
+/// What is stored from a tensor's first element on.
+fn numbers(tensor: &FlexTensor) -> Numbers<'_> {
+    let first = tensor.layout().start_offset();
+    match tensor.dtype() {
+        DType::F16 => Numbers::F16(&tensor.storage()[first..]),
+        DType::BF16 => Numbers::Bf16(&tensor.storage()[first..]),
+        _ => Numbers::F32(&tensor.storage()[first..]),
+    }
+}
+
+/// `A · B`, `[rows of A, columns of B]`, with a bias added to every row.
+fn product(a: Matrix<'_>, b: Factor<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    product_of(a, b, bias, false)
+}
+
+/// The same; what is `precise` does not round B to 8 bits where it rounds A.
+fn product_of(a: Matrix<'_>, b: Factor<'_>, bias: Option<&[f32]>, precise: bool) -> Vec<f32> {
+    if let Some(values) = bf16::product(a.into(), b, bias, precise) {
+        return values;
+    }
+    let widened;
+    let data = match b.numbers {
+        Numbers::F32(numbers) => numbers,
+        Numbers::F16(numbers) => {
+            widened = memory::widen(numbers);
+            &widened
+        }
+        Numbers::Bf16(numbers) => {
+            widened = memory::widen(numbers);
+            &widened
+        }
+    };
+    let Factor {
+        rows,
+        columns,
+        strides,
+        ..
+    } = b;
+    let b = Matrix {
+        data,
+        rows,
+        columns,
+        strides,
+    };
+    gemm::product(a, b, bias)
+}
+
+/// A tensor of 16-bit floats as f32, any other as it is.
+fn in_f32(tensor: FlexTensor) -> FlexTensor {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => widen(tensor),
+        _ => tensor,
     }
 }
 
@@ -503,6 +577,16 @@ fn forwards(tensor: FlexTensor) -> FlexTensor {
 }
 
 fn multiply(input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+    multiply_by(input, weight, bias, false)
+}
+
+/// The same, with what is [precise](product_of).
+fn multiply_by(
+    input: FlexTensor,
+    weight: FlexTensor,
+    bias: Option<FlexTensor>,
+    precise: bool,
+) -> FlexTensor {
     let (input, weight) = (contiguous(input), forwards(weight));
     let bias = bias.map(|bias| bias.to_contiguous());
     let (mut shape, weight) = (input.shape(), matrix(&weight));
@@ -510,14 +594,9 @@ fn multiply(input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> 
     shape[last] = weight.columns;
     let x = slice(&input);
     let rows = x.len() / weight.rows;
-    tensor(
-        gemm::product(
-            Matrix::new(x, rows, weight.rows),
-            weight,
-            bias.as_ref().map(slice),
-        ),
-        shape,
-    )
+    let x = Matrix::new(x, rows, weight.rows);
+    let values = product_of(x, weight, bias.as_ref().map(slice), precise);
+    tensor(values, shape)
 }
 
 /// What the gradient of a product needs: the input where the weight is trained, the weight where the input has a gradient.
@@ -526,6 +605,7 @@ struct Factors {
     input: Option<NodeId>,
     weight: Option<NodeId>,
     input_shape: Shape,
+    weight_type: FloatDType,
 }
 
 /// The gradients of `[.., in]` and `[in, out]`.
@@ -540,7 +620,7 @@ fn register_factors(
     let grad = Matrix::new(grad, grad.len() / columns, columns);
     if let (Some(id), Some(node)) = (input, factors.weight) {
         let weight = forwards(checkpointer.retrieve_node_output::<FlexTensor>(node));
-        let values = gemm::product(grad, matrix(&weight).transposed(), None);
+        let values = product(grad, matrix(&weight).transposed(), None);
         grads.register::<Flex>(id, tensor(values, factors.input_shape));
     }
     if let (Some(id), Some(node)) = (weight, factors.input) {
@@ -549,8 +629,9 @@ fn register_factors(
             .to_contiguous();
         let x = slice(&input);
         let inner = x.len() / grad.rows;
-        let values = gemm::product(Matrix::new(x, grad.rows, inner).transposed(), grad, None);
-        grads.register::<Flex>(id, tensor(values, Shape::new([inner, columns])));
+        let x = Matrix::new(x, grad.rows, inner).transposed();
+        let values = tensor(product(x, grad.into(), None), Shape::new([inner, columns]));
+        grads.register::<Flex>(id, Flex::float_cast(values, factors.weight_type));
     }
 }
 
@@ -614,6 +695,7 @@ impl Backward<Flex, 3> for LinearBackward {
 
 /// `[in, out] + downᵀ upᵀ`, as the weight lies.
 fn with_factors(weight: &FlexTensor, down: &FlexTensor, up: &FlexTensor) -> FlexTensor {
+    let weight = &in_f32(weight.clone());
     let [rows, columns] = weight.shape().dims();
     let rank = down.shape()[0];
     let strides = weight.layout().strides();
@@ -644,13 +726,19 @@ struct Adapted([FlexTensor; 4]);
 
 impl Adapted {
     /// Of few rows the factors are applied to the activations; of many they are put on the weight first. Either takes as many multiplications
-    /// for each of the factors' ranks: `rows · (in + out)`, or `in · out`.
+    /// for each of the factors' ranks: `rows · (in + out)`, or `in · out`. A weight that they are on is not rounded to 8 bits, of which they might
+    /// change none.
     fn forward(&self, bias: FlexTensor) -> FlexTensor {
         let Self([input, weight, down, up]) = self;
         let [from, out] = weight.shape().dims();
         let rows = input.layout().num_elements() / from.max(1);
         if rows * (from + out) >= from * out {
-            return multiply(input.clone(), with_factors(weight, down, up), Some(bias));
+            return multiply_by(
+                input.clone(),
+                with_factors(weight, down, up),
+                Some(bias),
+                true,
+            );
         }
         let [input, weight, down, up, bias] = [
             input.to_contiguous(),
@@ -661,9 +749,9 @@ impl Adapted {
         ];
         let rank = down.shape()[0];
         let x = Matrix::new(slice(&input), rows, from);
-        let mut values = gemm::product(x, matrix(&weight), Some(slice(&bias)));
+        let mut values = product(x, matrix(&weight), Some(slice(&bias)));
         let low = Matrix::new(slice(&down), rank, from);
-        let seen = gemm::product(x, low.transposed(), None);
+        let seen = product(x, low.transposed().into(), None);
         let high = Matrix::new(slice(&up), out, rank);
         gemm::accumulate_rows(
             &mut values,
@@ -700,28 +788,28 @@ impl Backward<Flex, 3> for AdaptedBackward {
             Matrix::new(slice(&up), out, rank),
         );
         let [to_input, to_down, to_up] = ops.parents;
-        let pulled = gemm::product(g, high, None);
+        let pulled = product(g, high.into(), None);
         let pulled = Matrix::new(&pulled, g.rows, rank);
         if let Some(parent) = to_input {
-            let values = if g.rows < out {
+            let values = if g.rows >= out {
+                let weight = with_factors(&weight, &down, &up);
+                product_of(g, matrix(&weight).transposed(), None, true)
+            } else {
                 let weight = forwards(weight);
-                let mut values = gemm::product(g, matrix(&weight).transposed(), None);
+                let mut values = product(g, matrix(&weight).transposed(), None);
                 gemm::accumulate_rows(&mut values, pulled, low);
                 values
-            } else {
-                let weight = with_factors(&weight, &down, &up);
-                gemm::product(g, matrix(&weight).transposed(), None)
             };
             grads.register::<Flex>(parent.id, tensor(values, shape));
         }
         if let Some(parent) = to_down {
-            let values = gemm::product(pulled.transposed(), x, None);
+            let values = product(pulled.transposed(), x.into(), None);
             grads.register::<Flex>(parent.id, tensor(values, Shape::new([rank, from])));
         }
         if let Some(parent) = to_up {
-            let seen = gemm::product(x, low.transposed(), None);
+            let seen = product(x, low.transposed().into(), None);
             let seen = Matrix::new(&seen, g.rows, rank);
-            let values = gemm::product(g.transposed(), seen, None);
+            let values = product(g.transposed(), seen.into(), None);
             grads.register::<Flex>(parent.id, tensor(values, Shape::new([out, rank])));
         }
     }
@@ -759,22 +847,40 @@ fn convolve(
         width: size * width,
         doubled: over == Over::Doubled,
     };
-    let (x, w) = (slice(&input), slice(&weight));
+    let x = slice(&input);
     let cells = shape.height * shape.width;
     let values = if weight.shape()[2] == 3 {
         let bias = bias.as_ref().map(slice);
-        convolution::convolve(x, Weight { data: w, backward }, bias, shape)
+        let kernels = Kernels {
+            numbers: numbers(&weight),
+            backward,
+        };
+        bf16::convolve(x, kernels, bias, shape).unwrap_or_else(|| {
+            let weight = in_f32(weight);
+            let data = slice(&weight);
+            convolution::convolve(x, Weight { data, backward }, bias, shape)
+        })
     } else {
-        let kernel = Matrix::new(w, weight.shape()[0], weight.shape()[1]);
+        let weight = in_f32(weight);
+        let kernel = Matrix::new(slice(&weight), weight.shape()[0], weight.shape()[1]);
         let kernel = if backward {
             kernel.transposed()
         } else {
             kernel
         };
-        let mut values = gemm::products(batch, [shape.channels_out, cells], |member| {
+        let member = |member: usize| {
             let from = &x[member * channels_in * cells..][..channels_in * cells];
-            (kernel, Matrix::new(from, channels_in, cells))
-        });
+            Matrix::new(from, channels_in, cells)
+        };
+        let rounded: Option<Vec<Vec<f32>>> = (0..batch)
+            .map(|index| bf16::product(kernel.into(), member(index).into(), None, false))
+            .collect();
+        let mut values = match rounded {
+            Some(values) => values.concat(),
+            None => gemm::products(batch, [shape.channels_out, cells], |index| {
+                (kernel, member(index))
+            }),
+        };
         if let Some(bias) = &bias {
             pointwise::add_channels(&mut values, slice(bias), cells);
         }
@@ -867,6 +973,7 @@ impl Backward<Flex, 3> for ConvolutionBackward {
         if let (Some(parent), Some(node), Some(kernel)) = (weight, ops.state.input, kernel) {
             let input = checkpointer.retrieve_node_output::<FlexTensor>(node);
             let gradient = weight_gradient(input, &kernel, grad, self.doubled);
+            let gradient = Flex::float_cast(gradient, ops.state.weight_type);
             grads.register::<Flex>(parent.id, gradient);
         }
     }
@@ -969,6 +1076,7 @@ macro_rules! factors {
             input: $weight.is_tracked().then(|| $prep.checkpoint(&$input)),
             weight: Some($prep.checkpoint(&$weight)),
             input_shape: $input.primitive().shape(),
+            weight_type: FloatDType::from($weight.primitive().dtype()),
         }
     };
 }

@@ -1,0 +1,186 @@
+//! Products of numbers rounded to bf16, with sums in f32, on processors that multiply those many times faster than f32: by AMX's tiles (Intel's
+//! Xeons since 2023). Only where [`allow`] says so: PyTorch calls it `torch.set_float32_matmul_precision("medium")`.
+//!
+//! Every function here gives `None` where it is not allowed, the processor cannot, or the work is too small to be worth it.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod attention;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod convolution;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod panel;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod product;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::{bf16, f16};
+
+use super::attention::{Gradients, Heads};
+use super::convolution::Shape;
+use super::gemm::Matrix;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use panel::Amx;
+
+static ALLOWED: AtomicBool = AtomicBool::new(false);
+
+/// Whether products may be rounded from now on.
+pub(crate) fn allow(allowed: bool) {
+    ALLOWED.store(allowed, Ordering::Relaxed);
+}
+
+/// Whether products are rounded: it is allowed, and the processor can.
+pub(crate) fn used() -> bool {
+    ALLOWED.load(Ordering::Relaxed) && available()
+}
+
+/// Whether the processor can, and the system lets it.
+pub(crate) fn available() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return Amx::get().is_some();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// What multiplies, where it may.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn unit() -> Option<Amx> {
+    ALLOWED.load(Ordering::Relaxed).then(Amx::get).flatten()
+}
+
+/// Numbers of any float type, which are rounded as they are packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Numbers<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+/// A matrix of any float type: element `(row, column)` lies at `row · strides[0] + column · strides[1]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Factor<'a> {
+    pub numbers: Numbers<'a>,
+    pub rows: usize,
+    pub columns: usize,
+    pub strides: [usize; 2],
+}
+
+impl Factor<'_> {
+    pub(crate) fn transposed(self) -> Self {
+        let Self {
+            rows,
+            columns,
+            strides: [down, along],
+            ..
+        } = self;
+        Self {
+            rows: columns,
+            columns: rows,
+            strides: [along, down],
+            ..self
+        }
+    }
+}
+
+impl<'a> From<Matrix<'a>> for Factor<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self {
+            numbers: Numbers::F32(matrix.data),
+            rows: matrix.rows,
+            columns: matrix.columns,
+            strides: matrix.strides,
+        }
+    }
+}
+
+/// A convolution's weight `[out, in, 3, 3]`, or the one of its input gradient: channels exchanged, and turned by half a circle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernels<'a> {
+    pub numbers: Numbers<'a>,
+    pub backward: bool,
+}
+
+/// `A · B`, `[rows of A, columns of B]`, with a bias added to every row. What is `precise` rounds A alone, and of B keeps 16 bits.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    expect(unused_variables, reason = "there is no unit that would take them")
+)]
+pub(crate) fn product(
+    a: Factor<'_>,
+    b: Factor<'_>,
+    bias: Option<&[f32]>,
+    precise: bool,
+) -> Option<Vec<f32>> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let Some(amx) = unit()
+        && product::pays(&a, &b)
+    {
+        return Some(product::product(amx, a, b, bias, precise));
+    }
+    None
+}
+
+/// The 3×3 convolution of `input`, `[batch, in, height, width]`, and a bias.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    expect(unused_variables, reason = "there is no unit that would take them")
+)]
+pub(crate) fn convolve(
+    input: &[f32],
+    weight: Kernels<'_>,
+    bias: Option<&[f32]>,
+    shape: Shape,
+) -> Option<Vec<f32>> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let Some(amx) = unit()
+        && convolution::pays(&shape)
+    {
+        return Some(convolution::convolve(amx, input, weight, bias, shape));
+    }
+    None
+}
+
+/// As [`attention::forward`](super::attention::forward).
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    expect(unused_variables, reason = "there is no unit that would take them")
+)]
+pub(crate) fn attend(
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    causal: bool,
+) -> Option<(Vec<f32>, Vec<f32>)> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let Some(amx) = unit()
+        && attention::pays(&q, &k, causal)
+    {
+        return Some(attention::forward(amx, q, k, v));
+    }
+    None
+}
+
+/// As [`attention::backward`](super::attention::backward).
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    expect(unused_variables, reason = "there is no unit that would take them")
+)]
+pub(crate) fn attention_gradients(
+    inputs: [Heads<'_>; 5],
+    sums: &[f32],
+    causal: bool,
+) -> Option<Gradients> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let Some(amx) = unit()
+        && attention::pays(&inputs[0], &inputs[1], causal)
+    {
+        return Some(attention::backward(amx, inputs, sums));
+    }
+    None
+}

@@ -1,0 +1,250 @@
+//! Products of factors rounded to bf16 against the same in f32. How products are computed holds for a whole process, so this is one of its own, with one
+//! test. Where the processor has no such products it compares f32 with f32.
+#![cfg(feature = "flex")]
+
+use burn::module::{Module, Param, Reparameterizer};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{Linear, PaddingConfig2d};
+use burn::tensor::{Distribution, FloatDType, Tensor};
+use parity::{device, relative_error, values};
+use sd_kernels::{Float32MatmulPrecision, LowRank, LowRankStack, set_float32_matmul_precision};
+
+/// Of results whose factors had been rounded before, which then differ by the order of sums alone.
+const SAME: f64 = 2e-6;
+/// Of results within which something is rounded to 8 bits.
+const ROUNDED: f64 = 1e-2;
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device())
+}
+
+/// Numbers that bf16 holds.
+fn short<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    random(shape).cast(FloatDType::BF16).cast(FloatDType::F32)
+}
+
+/// A tensor that may stand in a graph.
+fn tracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    Tensor::from_inner(tensor)
+}
+
+fn rounded<R>(run: impl FnOnce() -> R) -> R {
+    set_float32_matmul_precision(Float32MatmulPrecision::Medium);
+    let done = run();
+    set_float32_matmul_precision(Float32MatmulPrecision::Highest);
+    done
+}
+
+fn compare(what: &str, ours: &[Vec<f32>], theirs: &[Vec<f32>], most: f64) {
+    assert_eq!(ours.len(), theirs.len());
+    for (index, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+        let error = relative_error(ours, theirs);
+        assert!(error < most, "{what}, {index}: {error:e}");
+        if sd_kernels::has_bf16_products() && most == ROUNDED {
+            assert!(ours != theirs, "{what}, {index}: nothing was rounded");
+        }
+    }
+}
+
+fn frozen(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Linear {
+    let layer = Linear {
+        weight: Param::from_tensor(weight),
+        bias: bias.map(Param::from_tensor),
+    };
+    layer.no_grad()
+}
+
+fn linear_layers() {
+    for (rows, from, to) in [(300, 64, 96), (33, 320, 47), (154, 77, 768), (8, 2000, 40)] {
+        let (input, grad) = (short([2, rows, from]), short([2, rows, to]));
+        for turned in [false, true] {
+            let weight = match turned {
+                false => short([from, to]),
+                true => short([to, from]).transpose(),
+            };
+            for dtype in [FloatDType::F32, FloatDType::F16, FloatDType::BF16] {
+                let layer = frozen(
+                    tracked(weight.clone().cast(dtype)),
+                    Some(tracked(random([to]))),
+                );
+                let run = || {
+                    let input = tracked(input.clone()).require_grad();
+                    let out = sd_kernels::linear(input.clone(), &layer);
+                    let all = (out.clone() * tracked(grad.clone())).sum();
+                    let grads = all.backward();
+                    let of_input = input.grad(&grads).expect("a gradient");
+                    [values(out.inner()), values(of_input)]
+                };
+                let what = format!("{rows}, {from} to {to}, {dtype:?}, turned: {turned}");
+                // Both ways see the weight as f16 has it, which bf16 does not hold.
+                let most = if dtype == FloatDType::F16 {
+                    ROUNDED
+                } else {
+                    SAME
+                };
+                let (ours, theirs) = (rounded(run), run());
+                for (ours, theirs) in ours.iter().zip(&theirs) {
+                    let error = relative_error(ours, theirs);
+                    assert!(error < most, "{what}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+fn trained_weights() {
+    let (input, weight, grad) = (
+        random([2, 150, 64]),
+        random([1, 64, 96]),
+        random([2, 150, 96]),
+    );
+    let run = || {
+        let input = tracked(input.clone()).require_grad();
+        let weight = tracked(weight.clone()).require_grad();
+        let out = sd_kernels::product(input.clone(), weight.clone().squeeze_dim(0), None);
+        let all = (out * tracked(grad.clone())).sum();
+        let grads = all.backward();
+        [
+            values(input.grad(&grads).unwrap()),
+            values(weight.grad(&grads).unwrap()),
+        ]
+    };
+    compare("a trained weight", &rounded(run), &run(), ROUNDED);
+}
+
+/// Puts a pair on a layer's weight.
+struct PutOn(Option<LowRank>);
+
+impl Reparameterizer for PutOn {
+    type Reparam = LowRankStack;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<LowRankStack>) {
+        let pair = (path == "weight").then(|| self.0.take()).flatten();
+        (param, pair.map(|pair| LowRankStack::new(vec![pair])))
+    }
+}
+
+/// What few steps of training add is far less than what rounding takes from the weight that it is on.
+fn low_rank_factors() {
+    let (rows, from, to, rank) = (600, 64, 96, 16);
+    let (input, grad) = (tracked(random([rows, from])), tracked(random([rows, to])));
+    let layer = frozen(tracked(random([from, to])), Some(tracked(random([to]))));
+    let (down, up) = (random([rank, from]), random([to, rank]) * 1e-4);
+    let run = |up: Tensor<2>| {
+        let pair = LowRank::new(tracked(down.clone()), tracked(up), rank as f64);
+        let layer = layer.clone();
+        let layer = layer.apply_reparameterization(PutOn(Some(pair.trainable())));
+        let found = layer.weight.reparameterization::<LowRankStack>();
+        let pair = &found.expect("it was put on").layers()[0];
+        let out = sd_kernels::linear(input.clone(), &layer);
+        let grads = (out.clone() * grad.clone()).sum().backward();
+        let factors = [&pair.down, &pair.up].map(|factor| factor.val().grad(&grads));
+        (
+            out.inner(),
+            factors.map(|factor| values(factor.expect("a gradient"))),
+        )
+    };
+    let nothing = || run(up.clone() * 0.0).0;
+    let (exact, exact_grads) = run(up.clone());
+    let (ours, grads) = rounded(|| run(up.clone()));
+    let added = values(exact - nothing());
+    let error = relative_error(&values(ours - rounded(nothing)), &added);
+    assert!(error < 0.05, "what the factors add: {error:e}");
+    compare("factors", &grads, &exact_grads, ROUNDED);
+}
+
+fn convolutions() {
+    for (batch, from, to, height, width, kernel) in [
+        (2, 40, 33, 7, 9, 3),
+        (1, 64, 64, 16, 16, 3),
+        (1, 31, 17, 33, 30, 3),
+        (2, 96, 48, 12, 10, 1),
+    ] {
+        let mut layer: Conv2d = Conv2dConfig::new([from, to], [kernel, kernel])
+            .with_padding(PaddingConfig2d::Same)
+            .init(&device());
+        for dtype in [FloatDType::F32, FloatDType::BF16] {
+            layer.weight =
+                Param::from_tensor(tracked(short([to, from, kernel, kernel]).cast(dtype)));
+            layer.bias = Some(Param::from_tensor(tracked(random([to]))));
+            let layer = layer.clone().no_grad();
+            for doubled in [false, true] {
+                let size = if doubled { 2 } else { 1 };
+                let input = short([batch, from, height, width]);
+                let grad = short([batch, to, size * height, size * width]);
+                let run = || {
+                    let input = tracked(input.clone()).require_grad();
+                    let out = match doubled {
+                        true => sd_kernels::upsample_conv2d(input.clone(), &layer),
+                        false => sd_kernels::conv2d(input.clone(), &layer),
+                    };
+                    let grads = (out.clone() * tracked(grad.clone())).sum().backward();
+                    let of_input = input.grad(&grads).expect("a gradient");
+                    [values(out.inner()), values(of_input)]
+                };
+                let (ours, theirs) = (rounded(run), run());
+                for (ours, theirs) in ours.iter().zip(&theirs) {
+                    let error = relative_error(ours, theirs);
+                    let what = format!("{from} to {to}, {height}×{width}, {dtype:?}, {doubled}");
+                    assert!(error < 1e-5, "{what}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+fn attention() {
+    for (batch, heads, queries, keys, dim) in [
+        (1, 2, 130, 300, 40),
+        (2, 1, 257, 77, 80),
+        (1, 1, 64, 129, 160),
+        (1, 3, 300, 40, 33),
+    ] {
+        let q = random([batch, heads, queries, dim]);
+        let inputs = [
+            random([batch, heads, keys, dim]),
+            random([batch, heads, keys, dim]),
+        ];
+        let grad = random([batch, heads, queries, dim]);
+        let of_values = || {
+            let q = tracked(q.clone()).require_grad();
+            let [k, v] = inputs
+                .each_ref()
+                .map(|input| tracked(input.clone()).require_grad());
+            let out = sd_kernels::attention(q.clone(), k.clone(), v.clone(), false);
+            let grads = (out.clone() * tracked(grad.clone())).sum().backward();
+            let mut found = vec![values(out.inner())];
+            found.extend([q, k, v].map(|input| values(input.grad(&grads).expect("a gradient"))));
+            found
+        };
+        let what = format!("{queries} over {keys} of {dim}");
+        compare(&what, &rounded(of_values), &of_values(), ROUNDED);
+    }
+    // As in f32, what is no number stays none.
+    let ones = || Tensor::<4>::ones([1, 1, 300, 100], &device());
+    let broken = ones().slice_assign(
+        [0..1, 0..1, 7..8, 3..4],
+        Tensor::full([1, 1, 1, 1], f32::NAN, &device()),
+    );
+    for [q, k, v] in [
+        [broken.clone(), ones(), ones()],
+        [ones(), broken.clone(), ones()],
+        [ones(), ones(), broken.clone()],
+    ] {
+        let out = values(rounded(|| sd_kernels::attention(q, k, v, false)));
+        assert!(out.iter().any(|value| value.is_nan()));
+    }
+}
+
+#[test]
+fn rounded_products_are_those_of_rounded_factors() {
+    linear_layers();
+    trained_weights();
+    low_rank_factors();
+    convolutions();
+    attention();
+}
