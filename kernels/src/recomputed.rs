@@ -14,9 +14,11 @@ use burn::tensor::{DType, FloatDType, Slice, Tensor, TensorData};
 /// Scores that are held at once: 256 MB of them in f32.
 const SCORES: usize = if cfg!(test) { 1 << 10 } else { 1 << 26 };
 
-/// Whether a tensor has a graph on a backend that is listed here.
+/// Whether a tensor has a graph on a backend that is listed here, or lies on a GPU.
 pub(crate) fn takes<const D: usize>(tensor: &Tensor<D>) -> bool {
     match tensor.clone().into_dispatch().kind {
+        #[cfg(feature = "cube")]
+        DispatchTensorKind::Cube(_) => true,
         DispatchTensorKind::Autodiff(inner) => match *inner {
             #[cfg(feature = "flex")]
             DispatchTensorKind::Flex(_) => true,
@@ -39,12 +41,41 @@ pub(crate) trait Recomputed: Backend {
         value: FloatTensor<Self>,
         causal: bool,
     ) -> FloatTensor<Self> {
-        let options = AttentionModuleOptions {
-            is_causal: causal,
-            ..Default::default()
-        };
-        Self::attention(query, key, value, None, None, options)
+        attended_in_fragments::<Self>([query, key, value], causal)
     }
+}
+
+/// Numbers of a head that tensor cores multiply at once.
+const FRAGMENT: usize = 16;
+
+/// By the backend's own kernel, with heads filled up with zeros to whole fragments. burn's kernel that keeps no scores takes only such on a GPU;
+/// Stable Diffusion's finest layers have heads of 40, whose scores of a batch take half a gigabyte.
+fn attended_in_fragments<B: Backend>(
+    [query, key, value]: [FloatTensor<B>; 3],
+    causal: bool,
+) -> FloatTensor<B> {
+    let options = AttentionModuleOptions {
+        is_causal: causal,
+        ..Default::default()
+    };
+    let dim = query.shape()[3];
+    let wide = dim.next_multiple_of(FRAGMENT);
+    if wide == dim {
+        return B::attention(query, key, value, None, None, options);
+    }
+    // The scores of a wider head are divided by its own width's root.
+    let query = B::float_mul_scalar(query, (wide as f64 / dim as f64).sqrt().into());
+    let filled = |tensor: FloatTensor<B>| {
+        let mut shape = tensor.shape();
+        shape[3] = wide - dim;
+        let dtype = FloatDType::from(tensor.dtype());
+        let zeros = B::float_zeros(shape, &tensor.device(), dtype);
+        B::float_cat(vec![tensor, zeros], 3)
+    };
+    let (query, key, value) = (filled(query), filled(key), filled(value));
+    let out = B::attention(query, key, value, None, None, options);
+    let all = Slice::full();
+    B::float_slice(out, &[all, all, all, Slice::from(0..dim)])
 }
 
 #[cfg(feature = "flex")]
