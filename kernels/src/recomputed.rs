@@ -6,6 +6,8 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+#[cfg(feature = "cube")]
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, DispatchTensorKind, TensorMetadata, backend_extension};
 use burn::tensor::ops::AttentionModuleOptions;
@@ -81,7 +83,23 @@ fn attended_in_fragments<B: Backend>(
 #[cfg(feature = "flex")]
 impl Recomputed for burn::backend::Flex {}
 #[cfg(feature = "cube")]
-impl Recomputed for burn::backend::Cube {}
+impl Recomputed for burn::backend::Cube {
+    /// burn's kernel that keeps no scores multiplies f16, and of 16-bit numbers takes no others. Queries, keys and values lie well within f16's range,
+    /// and the sums over them are f32.
+    fn recomputed_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        if query.dtype() != DType::BF16 {
+            return attended_in_fragments::<Self>([query, key, value], causal);
+        }
+        let inputs = [query, key, value].map(|input| Self::float_cast(input, FloatDType::F16));
+        let out = attended_in_fragments::<Self>(inputs, causal);
+        Self::float_cast(out, FloatDType::BF16)
+    }
+}
 
 impl<B: Backend + Recomputed, C: CheckpointStrategy> Recomputed for Autodiff<B, C> {
     fn recomputed_attention(

@@ -10,7 +10,8 @@ use super::super::convolution::Shape;
 use super::super::memory::build_by;
 use super::super::tile::Buffer;
 use super::panel::{
-    Amx, DEPTH, Line, Number, PANEL, TILE, Tiles, in_order, in_pairs, lines, lines_mut, load, turn,
+    Amx, DEPTH, Line, Number, PANEL, TILE, Target, Tiles, in_order, in_pairs, lines, lines_mut,
+    load, turn,
 };
 use super::{Kernels, Numbers};
 
@@ -236,26 +237,6 @@ fn picked(kernels: &[__m512i; TAPS], order: &Order) -> Line {
     }
 }
 
-/// Where the tasks write.
-#[derive(Clone, Copy)]
-struct Target(*mut f32);
-
-// SAFETY: `convolve` hands every cell to one task.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
-impl Target {
-    /// Some floats of the output.
-    ///
-    /// # Safety
-    /// They lie in the output, and nothing else has them meanwhile.
-    unsafe fn part<'a>(self, first: usize, len: usize) -> &'a mut [MaybeUninit<f32>] {
-        // SAFETY: as the caller says.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(first).cast(), len) }
-    }
-}
-
 /// The convolution of `input`, `[batch, in, height, width]`, and a bias.
 ///
 /// # Panics
@@ -292,7 +273,7 @@ pub(super) fn convolve(
     let kernels = lines(kernels.read());
     let planes = cast_slice::<f32, u32>(frame.planes.read());
     let write = |out: &mut [MaybeUninit<f32>]| {
-        let target = Target(out.as_mut_ptr().cast());
+        let target = Target::of(out);
         let tasks = (0..parts * panels).into_par_iter().map(|task| {
             let (first, panel) = (task / panels * part, task % panels);
             let kernels = &kernels[panel * size..][..size];

@@ -13,6 +13,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
@@ -630,5 +631,29 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: `new` configured the tiles of this thread, which nothing else uses.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+    }
+}
+
+/// Where the tasks of one product write.
+#[derive(Clone, Copy)]
+pub(super) struct Target(*mut f32);
+
+// SAFETY: a part is given out only where nothing else has it, as the caller of `part` says.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Target {
+    pub(super) fn of(out: &mut [MaybeUninit<f32>]) -> Self {
+        Self(out.as_mut_ptr().cast())
+    }
+
+    /// Some floats of the output.
+    ///
+    /// # Safety
+    /// They lie in the output, which outlives them, and nothing else has them meanwhile.
+    pub(super) unsafe fn part<'a>(self, first: usize, len: usize) -> &'a mut [MaybeUninit<f32>] {
+        // SAFETY: as the caller says.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first).cast(), len) }
     }
 }

@@ -8,7 +8,7 @@ use super::super::memory::build;
 use super::super::tile::Buffer;
 use super::Factor;
 use super::panel::{
-    Amx, DEPTH, Lanes, Line, PANEL, Side, TILE, Tiles, halves, lines, lines_mut, lines_of,
+    Amx, DEPTH, Lanes, Line, PANEL, Side, TILE, Target, Tiles, halves, lines, lines_mut, lines_of,
     pack_right,
 };
 
@@ -25,26 +25,6 @@ const LEAST: usize = 1 << 18;
 pub(super) fn pays(a: &Factor<'_>, b: &Factor<'_>) -> bool {
     let (rows, inner, columns) = (a.rows, a.columns, b.columns);
     rows * columns * inner >= LEAST && rows.min(columns) >= TILE / 2 && inner >= TILE
-}
-
-/// Where the blocks of one product are written.
-#[derive(Clone, Copy)]
-struct Target(*mut f32);
-
-// SAFETY: `product` hands every block to one task, and the blocks do not overlap.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
-impl Target {
-    /// Some floats of the output.
-    ///
-    /// # Safety
-    /// They lie in the output, and nothing else has them meanwhile.
-    unsafe fn part<'a>(self, first: usize, len: usize) -> &'a mut [MaybeUninit<f32>] {
-        // SAFETY: as the caller says.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(first).cast(), len) }
-    }
 }
 
 /// `A · B`, rows one after the other, with a bias added to every row. What is `precise` takes B as a sum of two bf16, which holds 16 of its bits.
@@ -78,7 +58,7 @@ pub(super) fn product(
     let part = wide.div_ceil(parts);
     let across = (BESIDE / (size * size_of::<Line>())).clamp(1, ACROSS);
     build(rows * columns, rows * columns, |_, out| {
-        let target = Target(out.as_mut_ptr().cast());
+        let target = Target::of(out);
         (0..groups * parts).into_par_iter().for_each(|task| {
             let panels = task / parts * group..(task / parts * group + group).min(high);
             let columns_of = task % parts * part..(task % parts * part + part).min(wide);
