@@ -34,7 +34,7 @@ impl Turn<'_> {
                         out,
                         stride,
                         #[inline(always)]
-                        |square| turned16(simd, square),
+                        |square: Square<'_, 16>| square.write16(simd),
                     )
                 },
             ),
@@ -46,11 +46,11 @@ impl Turn<'_> {
                         out,
                         stride,
                         #[inline(always)]
-                        |square| turned8(simd, square),
+                        |square: Square<'_, 8>| square.write8(simd),
                     )
                 },
             ),
-            _ => self.by_squares(out, stride, turned::<4>),
+            _ => self.by_squares(out, stride, |square: Square<'_, 4>| square.write()),
         }
     }
 
@@ -59,60 +59,67 @@ impl Turn<'_> {
         self,
         out: &mut [f32],
         stride: usize,
-        turned: impl Fn(Square<N>) -> Square<N>,
+        write: impl Fn(Square<'_, N>),
     ) {
-        let Self { rows, columns, .. } = self;
+        let Self {
+            rows,
+            columns,
+            scale,
+            ..
+        } = self;
         assert!(rows <= stride);
         if rows == 0 || columns == 0 {
             return;
         }
         let out = &mut out[..(columns - 1) * stride + rows];
         // What is written after a column's end is the next column's, which comes later.
-        let dense = self.rows <= N && self.rows == stride;
-        for row in (0..self.rows).step_by(N) {
-            let high = N.min(self.rows - row);
-            let mut rows: [&[f32]; N] = [&[]; N];
-            for (i, from) in rows.iter_mut().take(high).enumerate() {
-                *from = self.from.row(row + i, self.columns);
+        let dense = rows <= N && rows == stride;
+        for row in (0..rows).step_by(N) {
+            let high = N.min(rows - row);
+            // What a square has more rows than the matrix repeats the last one.
+            let mut from: [&[f32]; N] = [&[]; N];
+            for (i, from) in from.iter_mut().enumerate() {
+                *from = self.from.row(row + i.min(high - 1), columns);
             }
-            for (index, out) in out.chunks_mut(N * stride).enumerate() {
-                let first = index * N;
-                if first >= self.columns {
-                    break;
+            for first in (0..columns).step_by(N) {
+                let wide = N.min(columns - first);
+                let out = &mut out[first * stride + row..];
+                let fits = out.len() >= (N - 1) * stride + N;
+                if wide == N && fits && (high == N || dense) {
+                    write(Square {
+                        rows: &from,
+                        first,
+                        scale,
+                        out,
+                        stride,
+                    });
+                    continue;
                 }
-                let mut square = Square([[0f32; N]; N]);
-                for (square, from) in square.0.iter_mut().zip(&rows) {
-                    match from.get(first..first + N) {
-                        Some(whole) => square.copy_from_slice(whole),
-                        None => copy_part(from.get(first..).unwrap_or(&[]), square),
-                    }
-                    square.iter_mut().for_each(
-                        #[inline(always)]
-                        |value| *value *= self.scale,
-                    );
+                let mut part = [[0f32; N]; N];
+                for (part, from) in part.iter_mut().zip(&from) {
+                    copy(&from[first..][..wide], part);
                 }
-                let square = turned(square);
-                let wide = N.min(self.columns - first);
-                for (j, from) in square.0.iter().take(wide).enumerate() {
-                    let out = &mut out[j * stride + row..];
-                    match out.first_chunk_mut::<N>() {
-                        Some(whole) if high == N || dense => *whole = *from,
-                        _ => copy_part(&from[..high], out),
-                    }
+                let mut turned = [[0f32; N]; N];
+                write(Square {
+                    rows: &part.each_ref().map(|row| &row[..]),
+                    first: 0,
+                    scale,
+                    out: turned.as_flattened_mut(),
+                    stride: N,
+                });
+                for (j, from) in turned.iter().take(wide).enumerate() {
+                    let out = &mut out[j * stride..];
+                    let here = if dense { N.min(out.len()) } else { high };
+                    copy(&from[..here], out);
                 }
             }
         }
     }
 }
 
-/// Rows of a square, each from a cache line's begin.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(align(64))]
-struct Square<const N: usize>([[f32; N]; N]);
-
-/// Copies fewer than 16 floats, without a call for so few.
+/// Copies up to 16 floats, without a call for so few.
 #[inline(always)]
-fn copy_part(from: &[f32], to: &mut [f32]) {
+fn copy(from: &[f32], to: &mut [f32]) {
     let mut at = 0;
     macro_rules! chunk {
         ($size:literal) => {
@@ -122,6 +129,7 @@ fn copy_part(from: &[f32], to: &mut [f32]) {
             }
         };
     }
+    chunk!(16);
     chunk!(8);
     chunk!(4);
     chunk!(2);
@@ -129,79 +137,131 @@ fn copy_part(from: &[f32], to: &mut [f32]) {
     assert!(at == from.len());
 }
 
-fn turned<const N: usize>(square: Square<N>) -> Square<N> {
-    Square(std::array::from_fn(|i| {
-        std::array::from_fn(|j| square.0[j][i])
-    }))
+/// A square of a matrix, from column `first` of some rows on, and where it is written, column by column.
+struct Square<'a, const N: usize> {
+    rows: &'a [&'a [f32]; N],
+    first: usize,
+    scale: f32,
+    out: &'a mut [f32],
+    stride: usize,
 }
 
-/// Four rounds, each of which interleaves the first eight vectors with the last eight.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn turned16(simd: pulp::x86::V4, square: Square<16>) -> Square<16> {
-    const LOW: [i32; 16] = [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23];
-    const HIGH: [i32; 16] = [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31];
-    let (low, high) = (pulp::cast(LOW), pulp::cast(HIGH));
-    let mut vectors: [__m512; 16] = pulp::cast(square.0);
-    for _ in 0..4 {
-        let mut next = vectors;
-        for i in 0..8 {
-            let (a, b) = (vectors[i], vectors[i + 8]);
-            next[2 * i] = simd.avx512f._mm512_permutex2var_ps(a, low, b);
-            next[2 * i + 1] = simd.avx512f._mm512_permutex2var_ps(a, high, b);
-        }
-        vectors = next;
+impl<const N: usize> Square<'_, N> {
+    #[inline(always)]
+    fn row(&self, i: usize) -> [f32; N] {
+        *self.rows[i][self.first..]
+            .first_chunk()
+            .expect("the rows are as long as the square")
     }
-    Square(pulp::cast(vectors))
+
+    #[inline(always)]
+    fn put(&mut self, j: usize, column: [f32; N]) {
+        self.out[j * self.stride..][..N].copy_from_slice(&column);
+    }
+
+    fn write(mut self) {
+        for j in 0..N {
+            let column = std::array::from_fn(|i| self.rows[i][self.first + j] * self.scale);
+            self.put(j, column);
+        }
+    }
 }
 
-/// Pairs within half a vector, pairs of pairs, and halves.
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn turned8(simd: pulp::x86::V3, square: Square<8>) -> Square<8> {
-    let avx = simd.avx;
-    let rows: [__m256; 8] = pulp::cast(square.0);
-    let mut pairs = rows;
-    let mut fours = rows;
-    let mut done = rows;
-    for i in 0..4 {
-        pairs[2 * i] = avx._mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = avx._mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
-    }
-    for (fours, pairs) in fours.chunks_exact_mut(4).zip(pairs.chunks_exact(4)) {
-        for i in 0..2 {
-            fours[2 * i] = avx._mm256_shuffle_ps::<0b01_00_01_00>(pairs[i], pairs[i + 2]);
-            fours[2 * i + 1] = avx._mm256_shuffle_ps::<0b11_10_11_10>(pairs[i], pairs[i + 2]);
+impl Square<'_, 16> {
+    /// Four rounds, each of which interleaves the first eight vectors with the last eight.
+    #[inline(always)]
+    fn write16(mut self, simd: pulp::x86::V4) {
+        const LOW: [i32; 16] = [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23];
+        const HIGH: [i32; 16] = [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31];
+        let (low, high) = (pulp::cast(LOW), pulp::cast(HIGH));
+        let scale = simd.avx512f._mm512_set1_ps(self.scale);
+        let mut vectors = [scale; 16];
+        for (i, vector) in vectors.iter_mut().enumerate() {
+            let row: __m512 = pulp::cast(self.row(i));
+            *vector = simd.avx512f._mm512_mul_ps(row, scale);
+        }
+        for _ in 0..4 {
+            let mut next = vectors;
+            for i in 0..8 {
+                let (a, b) = (vectors[i], vectors[i + 8]);
+                next[2 * i] = simd.avx512f._mm512_permutex2var_ps(a, low, b);
+                next[2 * i + 1] = simd.avx512f._mm512_permutex2var_ps(a, high, b);
+            }
+            vectors = next;
+        }
+        for (j, vector) in vectors.into_iter().enumerate() {
+            self.put(j, pulp::cast(vector));
         }
     }
-    for i in 0..4 {
-        done[i] = avx._mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
-        done[i + 4] = avx._mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Square<'_, 8> {
+    /// Pairs within half a vector, pairs of pairs, and halves.
+    #[inline(always)]
+    fn write8(mut self, simd: pulp::x86::V3) {
+        let avx = simd.avx;
+        let scale = avx._mm256_set1_ps(self.scale);
+        let mut rows = [scale; 8];
+        for (i, vector) in rows.iter_mut().enumerate() {
+            let row: __m256 = pulp::cast(self.row(i));
+            *vector = avx._mm256_mul_ps(row, scale);
+        }
+        let mut pairs = rows;
+        let mut fours = rows;
+        let mut done = rows;
+        for i in 0..4 {
+            pairs[2 * i] = avx._mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = avx._mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        for (fours, pairs) in fours.chunks_exact_mut(4).zip(pairs.chunks_exact(4)) {
+            for i in 0..2 {
+                fours[2 * i] = avx._mm256_shuffle_ps::<0b01_00_01_00>(pairs[i], pairs[i + 2]);
+                fours[2 * i + 1] = avx._mm256_shuffle_ps::<0b11_10_11_10>(pairs[i], pairs[i + 2]);
+            }
+        }
+        for i in 0..4 {
+            done[i] = avx._mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
+            done[i + 4] = avx._mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
+        }
+        for (j, vector) in done.into_iter().enumerate() {
+            self.put(j, pulp::cast(vector));
+        }
     }
-    Square(pulp::cast(done))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Three times a square of `N` rows and columns, turned over by `write`, in columns `N + 3` apart.
+    fn tripled<const N: usize>(write: impl Fn(Square<'_, N>)) -> Vec<f32> {
+        let rows: [[f32; N]; N] =
+            std::array::from_fn(|i| std::array::from_fn(|j| (100 * i + j) as f32));
+        let mut out = vec![-1.0; N * (N + 3)];
+        write(Square {
+            rows: &rows.each_ref().map(|row| &row[..]),
+            first: 0,
+            scale: 3.0,
+            out: &mut out,
+            stride: N + 3,
+        });
+        out
+    }
+
     #[test]
     fn squares_are_turned_alike_by_every_instruction_set() {
-        let number = |i: usize, j: usize| (100 * i + j) as f32;
-        let of16 = Square(std::array::from_fn(|i| {
-            std::array::from_fn(|j| number(i, j))
-        }));
-        let of8 = Square(std::array::from_fn(|i| {
-            std::array::from_fn(|j| number(i, j))
-        }));
-        assert_eq!(turned::<16>(of16).0[3][5], number(5, 3));
+        let by_number = tripled::<16>(|square| square.write());
+        assert_eq!(by_number[3 * 19 + 5], 3.0 * 503.0);
         #[cfg(target_arch = "x86_64")]
         if let Some(simd) = pulp::x86::V4::try_new() {
-            assert_eq!(turned16(simd, of16), turned(of16));
+            assert_eq!(tripled(|square| square.write16(simd)), by_number);
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(simd) = pulp::x86::V3::try_new() {
-            assert_eq!(turned8(simd, of8), turned(of8));
+            let by_number = tripled::<8>(|square| square.write());
+            assert_eq!(tripled(|square| square.write8(simd)), by_number);
         }
     }
 
@@ -233,8 +293,8 @@ mod tests {
                 let new = || vec![-1.0; columns * stride + 20];
                 let (mut out, mut by8, mut by4) = (new(), new(), new());
                 turn.write(&mut out, stride);
-                turn.by_squares(&mut by8, stride, turned::<8>);
-                turn.by_squares(&mut by4, stride, turned::<4>);
+                turn.by_squares(&mut by8, stride, |square: Square<'_, 8>| square.write());
+                turn.by_squares(&mut by4, stride, |square: Square<'_, 4>| square.write());
                 assert!(out == by8 && out == by4, "{rows}×{columns}");
                 for (at, found) in out.into_iter().enumerate() {
                     let (column, row) = (at / stride, at % stride);
