@@ -27,6 +27,12 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    // As the program `samecast` does.
+    sd_kernels::keep_freed_memory();
+    sd_kernels::on_workers(time_all);
+}
+
+fn time_all() {
     let mut criterion = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))

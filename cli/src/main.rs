@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     // A panic is a fault of ours: it is told as one, and not as a trace.
     panic::set_hook(Box::new(|_| {}));
     let json = cli.common.json;
-    let result = panic::catch_unwind(|| run(&cli)).unwrap_or_else(|payload| {
+    let result = panic::catch_unwind(|| sd_kernels::on_workers(|| run(&cli))).unwrap_or_else(|payload| {
         let why = payload
             .downcast_ref::<String>()
             .map(String::as_str)

@@ -57,6 +57,29 @@ pub fn return_freed_memory() {
     cpu::return_freed_memory();
 }
 
+/// Runs `work` on one of the threads that the CPU kernels compute on. Called from any other, each operation wakes one of them and sleeps until it
+/// is done.
+///
+/// A program does in it all that it computes. `work` may not wait for a thread that computes as well: it could wait for this one. Without the feature
+/// `flex` it runs on the thread that calls.
+///
+/// # Panics
+/// If `work` does.
+pub fn on_workers<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "flex")]
+    {
+        /// Bytes, of which a main thread usually has 8 MiB and one of rayon's 2.
+        const STACK: usize = 16 << 20;
+        // Where the threads are there already, they stay as they are.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .stack_size(STACK)
+            .build_global();
+        rayon::scope(|_| work())
+    }
+    #[cfg(not(feature = "flex"))]
+    work()
+}
+
 /// How exactly the products of f32 numbers are computed, in PyTorch's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Float32MatmulPrecision {

@@ -31,6 +31,10 @@ enum Request {
 fn main() -> Result<()> {
     // As the program `samecast` does.
     sd_kernels::keep_freed_memory();
+    sd_kernels::on_workers(serve)
+}
+
+fn serve() -> Result<()> {
     let device = Device::default();
     let dtype = match dtype(env::args().nth(1).as_deref())? {
         // On the processor bf16 is what products are computed in.

@@ -13,6 +13,8 @@ pub(crate) fn keep_freed_memory() {
         const LARGE: libc::c_int = 1 << 30;
         // What older ones take at most.
         const LARGE_BEFORE: libc::c_int = 32 << 20;
+        // Those of a thread's own arena are 64 MiB at most, and what is larger is mapped anew each time.
+        const ARENAS: libc::c_int = 1;
         // SAFETY: `mallopt` takes two numbers, touches nothing but the allocator's own settings, and holds the allocator's lock meanwhile. It
         // gives 0 for a value that it does not take, and then has changed nothing.
         unsafe {
@@ -20,6 +22,7 @@ pub(crate) fn keep_freed_memory() {
                 libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BEFORE);
             }
             libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+            libc::mallopt(libc::M_ARENA_MAX, ARENAS);
         }
     }
 }
