@@ -47,17 +47,18 @@ fn main() -> ExitCode {
     // A panic is a fault of ours: it is told as one, and not as a trace.
     panic::set_hook(Box::new(|_| {}));
     let json = cli.common.json;
-    let result = panic::catch_unwind(|| sd_kernels::on_workers(|| run(&cli))).unwrap_or_else(|payload| {
-        let why = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or(payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message")
-            .replace('\n', ";");
-        Err(Failure::Work(anyhow::anyhow!(
-            "a fault in samecast itself: {why}; please report it with the command that you gave"
-        )))
-    });
+    let result =
+        panic::catch_unwind(|| sd_kernels::on_workers(|| run(&cli))).unwrap_or_else(|payload| {
+            let why = payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or(payload.downcast_ref::<&str>().copied())
+                .unwrap_or("no message")
+                .replace('\n', ";");
+            Err(Failure::Work(anyhow::anyhow!(
+                "a fault in samecast itself: {why}; please report it with the command that you gave"
+            )))
+        });
     let result = match result {
         Ok(value) if json => print(value),
         Ok(_) => Ok(()),

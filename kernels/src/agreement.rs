@@ -1,7 +1,7 @@
 //! Every fused path against the portable body of the same operation: results and gradients, over shapes, strides and odd sizes.
 
 use burn::backend::Dispatch;
-use burn::module::{Module, Param, Reparameterizer};
+use burn::module::{Module, Param, Reparameterization as _, Reparameterizer};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{
     GroupNorm, GroupNormConfig, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d,
@@ -68,6 +68,15 @@ fn result<const D: usize>(
 
 fn gradient<const D: usize>(leaf: &Tensor<D>, grads: &Gradients) -> Vec<f32> {
     values(leaf.grad(grads).expect("each leaf has a gradient"))
+}
+
+/// The gradients of every pair's factors.
+fn of_factors(stack: &LowRankStack, grads: &Gradients) -> Vec<Vec<f32>> {
+    let pairs = stack.layers().iter();
+    let factors = pairs.flat_map(|pair| [&pair.down, &pair.up]);
+    factors
+        .map(|factor| gradient(&factor.val(), grads))
+        .collect()
 }
 
 /// The largest relative error of a result and its gradients.
@@ -265,22 +274,50 @@ proptest! {
     }
 
     #[test]
-    fn adapted_linear_agrees(rows in 1usize..300, from in 1usize..70, to in 1usize..300, rank in 1usize..9, turned in any::<bool>(), biased in any::<bool>(), seed in 0u64..1000) {
+    fn adapted_linear_agrees(rows in 1usize..300, from in 1usize..70, to in 1usize..300, rank in 1usize..9, count in 1usize..3, turned in any::<bool>(), biased in any::<bool>(), short in any::<bool>(), seed in 0u64..1000) {
         let (x, b) = (leaf([2, rows, from], seed), constant([to], seed + 2));
         let base = constant(if turned { [to, from] } else { [from, to] }, seed + 1);
         let base = if turned { base.transpose() } else { base };
-        let pair = LowRank::new(constant([rank, from], seed + 3), constant([to, rank], seed + 4), 3.0).trainable();
+        let base = if short { base.cast(FloatDType::F16) } else { base };
+        let pair = |seed| LowRank::new(constant([rank, from], seed), constant([to, rank], seed + 1), 3.0).trainable();
+        let pairs = (0..count as u64).map(|index| pair(seed + 3 + 2 * index)).collect();
         let layer = Linear { weight: Param::from_tensor(base).set_require_grad(false), bias: biased.then(|| Param::from_tensor(b).set_require_grad(false)) };
-        let layer = layer.apply_reparameterization(PutOn(Some(LowRankStack::new(vec![pair]))));
+        let layer = layer.apply_reparameterization(PutOn(Some(LowRankStack::new(pairs))));
         let found = layer.weight.reparameterization::<LowRankStack>().expect("it was put on");
-        let [down, up] = [&found.layers()[0].down, &found.layers()[0].up].map(Param::val);
-        let gradients = |grads: &Gradients| vec![gradient(&x, grads), gradient(&down, grads), gradient(&up, grads)];
+        let gradients = |grads: &Gradients| [vec![gradient(&x, grads)], of_factors(found, grads)].concat();
         let bias = || layer.bias.as_ref().map(Param::val);
+        let weight = found.apply(layer.weight.base().cast(FloatDType::F32));
         let error = apart(
             &result(crate::linear(x.clone(), &layer), gradients),
-            &result(portable::linear(x.clone(), layer.weight.val(), bias()), gradients),
+            &result(portable::linear(x.clone(), weight, bias()), gradients),
         );
         prop_assert!(error < 1e-5, "{error:e}");
+    }
+
+    #[test]
+    fn adapted_convolution_agrees(from in 1usize..20, to in 1usize..30, height in 1usize..20, width in 1usize..20, rank in 1usize..9, count in 1usize..3, doubled in any::<bool>(), trained in any::<bool>(), short in any::<bool>(), seed in 0u64..1000) {
+        let (x, base, b) = (leaf([2, from, height, width], seed), constant([to, from, 3, 3], seed + 1), constant([to], seed + 2));
+        let base = if short { base.cast(FloatDType::F16) } else { base };
+        let pair = |seed| LowRank::new(constant([rank, 9 * from], seed), constant([to, rank], seed + 1), 3.0);
+        let pairs = (0..count as u64).map(|index| pair(seed + 3 + 2 * index));
+        let pairs = pairs.map(|pair| if trained { pair.trainable() } else { pair }).collect();
+        let mut layer = Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Same).init(&x.device());
+        layer.weight = Param::from_tensor(base);
+        layer.bias = Some(Param::from_tensor(b));
+        let layer = layer.no_grad().apply_reparameterization(PutOn(Some(LowRankStack::new(pairs))));
+        let found = layer.weight.reparameterization::<LowRankStack>().expect("it was put on");
+        let gradients = |grads: &Gradients| {
+            let factors = if trained { of_factors(found, grads) } else { vec![] };
+            [vec![gradient(&x, grads)], factors].concat()
+        };
+        let weight = found.apply(layer.weight.base().cast(FloatDType::F32));
+        let bias = layer.bias.as_ref().expect("it has one").val();
+        let ours = if doubled { crate::upsample_conv2d(x.clone(), &layer) } else { crate::conv2d(x.clone(), &layer) };
+        let error = apart(
+            &result(ours, gradients),
+            &result(portable::convolve(enlarge(x.clone(), doubled), weight, bias), gradients),
+        );
+        prop_assert!(error < 1e-4, "{error:e}");
     }
 
     #[test]
@@ -290,7 +327,7 @@ proptest! {
         let (x, w, b) = (leaf([batch, from, height, width], seed), leaf([to, from, side, side], seed + 1), leaf([to], seed + 2));
         let gradients = |grads: &Gradients| vec![gradient(&x, grads), gradient(&w, grads), gradient(&b, grads)];
         let error = apart(
-            &result(crate::convolve(x.clone(), w.clone(), b.clone(), doubled), gradients),
+            &result(crate::convolve_by(x.clone(), w.clone(), b.clone(), doubled), gradients),
             &result(portable::convolve(enlarge(x.clone(), doubled), w.clone(), b.clone()), gradients),
         );
         prop_assert!(error < if three { 1e-4 } else { 1e-5 }, "{error:e}");
@@ -322,7 +359,7 @@ fn wide_convolutions_agree() {
         };
         let error = apart(
             &result(
-                crate::convolve(x.clone(), w.clone(), b.clone(), doubled),
+                crate::convolve_by(x.clone(), w.clone(), b.clone(), doubled),
                 gradients,
             ),
             &result(

@@ -29,13 +29,13 @@ mod cpu;
 #[cfg(all(test, feature = "flex"))]
 mod agreement;
 
-use burn::module::Param;
+use burn::module::{Param, Reparameterization as _};
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, FloatDType, Tensor, module};
 #[cfg(feature = "flex")]
-use cpu::{CpuOps, Factored, all_fused, on_cpu, stays_short};
+use cpu::{CpuOps, Factored, all_fused, on_cpu, rounds_products, stays_short};
 #[cfg(any(feature = "flex", feature = "cube"))]
 use {burn::backend::Dispatch, recomputed::Recomputed};
 
@@ -290,11 +290,12 @@ pub fn linear<const D: usize>(input: Tensor<D>, layer: &Linear) -> Tensor<D> {
     if let Some(out) = adapted(&input, &layer.weight, |weight| weight, bias.as_ref()) {
         return out;
     }
-    if let Some(pairs) = trained_beside(&input, &layer.weight) {
+    if let Some(pairs) = beside(&input, &layer.weight) {
         let out = product(input.clone(), layer.weight.base(), bias);
         return add_products(out, &input, pairs);
     }
-    product(input, layer.weight.val(), bias)
+    let weight = with_factors(&layer.weight, &input);
+    product(input, weight, bias)
 }
 
 /// A 1×1 convolution of positions: [`linear`] with a convolution's weight.
@@ -315,23 +316,46 @@ pub fn pointwise<const D: usize>(input: Tensor<D>, layer: &Conv2d) -> Tensor<D> 
     if let Some(out) = adapted(&input, &layer.weight, matrix, bias.as_ref()) {
         return out;
     }
-    if let Some(pairs) = trained_beside(&input, &layer.weight) {
+    if let Some(pairs) = beside(&input, &layer.weight) {
         let out = product(input.clone(), matrix(layer.weight.base()), bias);
         return add_products(out, &input, pairs);
     }
-    product(input, matrix(layer.weight.val()), bias)
+    let weight = matrix(with_factors(&layer.weight, &input));
+    product(input, weight, bias)
 }
 
-/// The pairs of factors that are to be multiplied with the input and not added to the weight: those that are trained where numbers have 16
-/// bits, in which a weight does not change by what few steps add to it.
-fn trained_beside<'a, const D: usize, const E: usize>(
+/// The pairs of factors that are to be multiplied with the input and not added to the weight: where a weight of so few bits would not change by
+/// what they add to it. That is so if they are trained in 16 bits, or if products are rounded to them.
+fn beside<'a, const D: usize, const E: usize>(
     input: &Tensor<D>,
     weight: &'a Param<Tensor<E>>,
 ) -> Option<Vec<&'a LowRank>> {
     let stack = weight.reparameterization::<LowRankStack>()?;
-    let pairs: Vec<&LowRank> = stack.live().collect();
-    let trained = pairs.iter().any(|pair| pair.up.val().is_require_grad());
-    (trained && matches!(input.dtype(), DType::F16 | DType::BF16)).then_some(pairs)
+    let short = matches!(input.dtype(), DType::F16 | DType::BF16);
+    (short && stack.is_trained() || rounds(input)).then(|| stack.live().collect())
+}
+
+/// Whether the factors of this input's products are rounded to bf16.
+fn rounds<const D: usize>(input: &Tensor<D>) -> bool {
+    #[cfg(feature = "flex")]
+    return input.dtype() == DType::F32 && rounds_products() && on_cpu(input);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = input;
+        false
+    }
+}
+
+/// A weight with its factors on it, for a product with this input. Where the weight is kept in 16 bits and the input is not, it is widened first,
+/// so that none of the factors is lost.
+fn with_factors<const D: usize, const E: usize>(
+    weight: &Param<Tensor<E>>,
+    input: &Tensor<D>,
+) -> Tensor<E> {
+    match weight.reparameterization::<LowRankStack>() {
+        Some(stack) if input.dtype() == DType::F32 => stack.apply(in_type_of(weight.base(), input)),
+        _ => weight.val(),
+    }
 }
 
 /// `out + Σ x downᵀ upᵀ`.
@@ -431,7 +455,7 @@ pub fn conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         && keeps_size(layer)
         && input.shape().num_elements() > 0
     {
-        return convolve(input, layer.weight.val(), bias.val(), false);
+        return convolve(input, &layer.weight, bias.val(), false);
     }
     forward(input, layer)
 }
@@ -439,27 +463,51 @@ pub fn conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
 /// As burn computes it, with the weight in the input's number type.
 fn forward(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     let options = options(layer, &input);
-    let convolved = |weight: Tensor<4>| {
-        let bias = layer.bias.as_ref();
-        let bias = bias.map(|bias| in_type_of(bias.val(), &input));
+    let convolve = |input: Tensor<4>, weight, bias, options| {
         let weight = in_type_of(weight, &input);
-        module::conv2d(input.clone(), weight, bias, options.clone())
+        module::conv2d(input, weight, bias, options)
     };
-    let Some(pairs) = trained_beside(&input, &layer.weight) else {
-        return convolved(layer.weight.val());
+    let bias = layer.bias.as_ref();
+    let bias = bias.map(|bias| in_type_of(bias.val(), &input));
+    let positions = input.shape().num_elements() / layer.weight.dims()[1].max(1);
+    let Some(pairs) = beside_convolution(&input, &layer.weight, positions) else {
+        let weight = with_factors(&layer.weight, &input);
+        return convolve(input, weight, bias, options);
     };
-    let [_, from, high, wide] = layer.weight.dims();
-    let beside = |out, pair: &LowRank| {
-        let (down, up) = (pair.down.val(), pair.scaled_up());
-        let ([rank, _], [to, _]) = (down.dims(), up.dims());
-        let down = in_type_of(down.reshape([rank, from, high, wide]), &input);
-        let up = in_type_of(up.reshape([to, rank, 1, 1]), &input);
-        let hidden = module::conv2d(input.clone(), down, None, options.clone());
+    let out = convolve(input.clone(), layer.weight.base(), bias, options.clone());
+    pairs.into_iter().fold(out, |out, pair| {
+        let [down, up] = kernels(pair, &layer.weight);
+        let hidden = convolve(input.clone(), down, None, options.clone());
         let alone = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
-        out + module::conv2d(hidden, up, None, alone)
-    };
-    let out = convolved(layer.weight.base());
-    pairs.into_iter().fold(out, beside)
+        out + convolve(hidden, up, None, alone)
+    })
+}
+
+/// As [`beside`], of a convolution of so many positions: also where its factors are trained, so that no gradient of the weight's size is
+/// computed, and where putting them on the weight would take more multiplications.
+fn beside_convolution<'a>(
+    input: &Tensor<4>,
+    weight: &'a Param<Tensor<4>>,
+    positions: usize,
+) -> Option<Vec<&'a LowRank>> {
+    let stack = weight.reparameterization::<LowRankStack>()?;
+    let [out, from, high, wide] = weight.dims();
+    let inner = from * high * wide;
+    let fewer = positions * (inner + out) < inner * out;
+    if fewer || stack.is_trained() {
+        return Some(stack.live().collect());
+    }
+    beside(input, weight)
+}
+
+/// A pair as two convolutions, one after the other: from the input's channels to the rank, and at each position from there to the output's.
+fn kernels(pair: &LowRank, weight: &Param<Tensor<4>>) -> [Tensor<4>; 2] {
+    let [out, from, high, wide] = weight.dims();
+    let rank = pair.rank();
+    [
+        pair.down.val().reshape([rank, from, high, wide]),
+        pair.scaled_up().reshape([out, rank, 1, 1]),
+    ]
 }
 
 /// How burn's layer convolves an input.
@@ -496,14 +544,38 @@ pub fn upsample_conv2d(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         && layer.kernel_size == [3, 3]
         && input.shape().num_elements() > 0
     {
-        return convolve(input, layer.weight.val(), bias.val(), true);
+        return convolve(input, &layer.weight, bias.val(), true);
     }
     forward(portable::double(input), layer)
 }
 
-/// A convolution that [`keeps_size`], of the input as it is or doubled.
+/// A convolution that [`keeps_size`], of the input as it is or doubled, with the factors on its weight.
 #[cfg(feature = "flex")]
-fn convolve(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, doubled: bool) -> Tensor<4> {
+fn convolve(
+    input: Tensor<4>,
+    weight: &Param<Tensor<4>>,
+    bias: Tensor<1>,
+    doubled: bool,
+) -> Tensor<4> {
+    let [batch, _, height, width] = input.dims();
+    let positions = batch * height * width * if doubled { 4 } else { 1 };
+    let Some(pairs) = beside_convolution(&input, weight, positions) else {
+        let weight = with_factors(weight, &input);
+        return convolve_by(input, weight, bias, doubled);
+    };
+    let none = |channels| Tensor::zeros([channels], (&input.device(), DType::F32));
+    let out = convolve_by(input.clone(), weight.base(), bias, doubled);
+    pairs.into_iter().fold(out, |out, pair| {
+        let [down, up] = kernels(pair, weight);
+        let [channels, rank, _, _] = up.dims();
+        let hidden = convolve_by(input.clone(), down, none(rank), doubled);
+        add(out, convolve_by(hidden, up, none(channels), false))
+    })
+}
+
+/// The same with this weight.
+#[cfg(feature = "flex")]
+fn convolve_by(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, doubled: bool) -> Tensor<4> {
     assert_eq!(
         input.dims()[1],
         weight.dims()[1],

@@ -105,6 +105,11 @@ impl LowRankStack {
         self.layers.iter().filter(|layer| !layer.is_detached())
     }
 
+    /// Whether a pair has gradients.
+    pub(crate) fn is_trained(&self) -> bool {
+        self.live().any(|pair| pair.up.val().is_require_grad())
+    }
+
     /// The pair, if there is but one.
     #[cfg(feature = "flex")]
     pub(crate) fn single(&self) -> Option<&LowRank> {

@@ -5,7 +5,7 @@
 use burn::module::{Module, Param, Reparameterizer};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, PaddingConfig2d};
-use burn::tensor::{Distribution, FloatDType, Tensor};
+use burn::tensor::{Distribution, FloatDType, Gradients, Tensor};
 use parity::{device, relative_error, values};
 use sd_kernels::{Float32MatmulPrecision, LowRank, LowRankStack, set_float32_matmul_precision};
 
@@ -133,28 +133,67 @@ fn low_rank_factors() {
     let (rows, from, to, rank) = (600, 64, 96, 16);
     let (input, grad) = (tracked(random([rows, from])), tracked(random([rows, to])));
     let layer = frozen(tracked(random([from, to])), Some(tracked(random([to]))));
-    let (down, up) = (random([rank, from]), random([to, rank]) * 1e-4);
-    let run = |up: Tensor<2>| {
-        let pair = LowRank::new(tracked(down.clone()), tracked(up), rank as f64);
+    let factors = || (random([rank, from]), random([to, rank]) * 1e-4);
+    check_factors("a linear layer", factors(), |pair| {
         let layer = layer.clone();
-        let layer = layer.apply_reparameterization(PutOn(Some(pair.trainable())));
-        let found = layer.weight.reparameterization::<LowRankStack>();
-        let pair = &found.expect("it was put on").layers()[0];
+        let layer = layer.apply_reparameterization(PutOn(Some(pair)));
         let out = sd_kernels::linear(input.clone(), &layer);
         let grads = (out.clone() * grad.clone()).sum().backward();
-        let factors = [&pair.down, &pair.up].map(|factor| factor.val().grad(&grads));
-        (
-            out.inner(),
-            factors.map(|factor| values(factor.expect("a gradient"))),
-        )
-    };
+        (values(out.inner()), of_factors(&layer.weight, &grads))
+    });
+
+    let (from, to, side) = (48, 96, 20);
+    let factors = || (random([rank, 9 * from]), random([to, rank]) * 1e-4);
+    for (doubled, size) in [(false, side), (true, 2 * side)] {
+        let input = tracked(random([2, from, side, side]));
+        let grad = tracked(random([2, to, size, size]));
+        let mut layer: Conv2d = Conv2dConfig::new([from, to], [3, 3])
+            .with_padding(PaddingConfig2d::Same)
+            .init(&device());
+        layer.weight = Param::from_tensor(tracked(random([to, from, 3, 3])));
+        layer.bias = Some(Param::from_tensor(tracked(random([to]))));
+        let layer = layer.no_grad();
+        check_factors("a convolution", factors(), |pair| {
+            let layer = layer.clone();
+            let layer = layer.apply_reparameterization(PutOn(Some(pair)));
+            let out = match doubled {
+                true => sd_kernels::upsample_conv2d(input.clone(), &layer),
+                false => sd_kernels::conv2d(input.clone(), &layer),
+            };
+            let grads = (out.clone() * grad.clone()).sum().backward();
+            (values(out.inner()), of_factors(&layer.weight, &grads))
+        });
+    }
+}
+
+/// The gradients of `down` and `up` of the one pair on a weight.
+fn of_factors<const D: usize>(weight: &Param<Tensor<D>>, grads: &Gradients) -> [Vec<f32>; 2] {
+    let found = weight.reparameterization::<LowRankStack>();
+    let pair = &found.expect("it was put on").layers()[0];
+    [&pair.down, &pair.up].map(|factor| values(factor.val().grad(grads).expect("a gradient")))
+}
+
+/// Compares what trained factors add to a layer's output, and their gradients, with the same in f32.
+fn check_factors(
+    what: &str,
+    (down, up): (Tensor<2>, Tensor<2>),
+    run: impl Fn(LowRank) -> (Vec<f32>, [Vec<f32>; 2]),
+) {
+    let rank = down.dims()[0] as f64;
+    let run =
+        |up: Tensor<2>| run(LowRank::new(tracked(down.clone()), tracked(up), rank).trainable());
     let nothing = || run(up.clone() * 0.0).0;
+    let less = |with: &[f32], without: &[f32]| -> Vec<f32> {
+        with.iter()
+            .zip(without)
+            .map(|(with, without)| with - without)
+            .collect()
+    };
     let (exact, exact_grads) = run(up.clone());
     let (ours, grads) = rounded(|| run(up.clone()));
-    let added = values(exact - nothing());
-    let error = relative_error(&values(ours - rounded(nothing)), &added);
-    assert!(error < 0.05, "what the factors add: {error:e}");
-    compare("factors", &grads, &exact_grads, ROUNDED);
+    let error = relative_error(&less(&ours, &rounded(nothing)), &less(&exact, &nothing()));
+    assert!(error < 0.05, "what the factors of {what} add: {error:e}");
+    compare(what, &grads, &exact_grads, ROUNDED);
 }
 
 fn convolutions() {

@@ -56,9 +56,14 @@ impl<const D: usize> Fused for Factored<'_, D> {
     }
 }
 
+/// Whether products round their factors to bf16.
+pub(crate) fn rounds_products() -> bool {
+    bf16::used()
+}
+
 /// Whether a weight need not be widened for a product, which rounds it.
 pub(crate) fn stays_short<const D: usize>(weight: &Tensor<D>) -> bool {
-    bf16::used() && is_short(weight)
+    rounds_products() && is_short(weight)
 }
 
 fn is_short<const D: usize>(weight: &Tensor<D>) -> bool {
