@@ -170,39 +170,47 @@ pub(crate) fn multiply<'a>(
         // `gemm` wants vectors along the result's contiguous axis. Where the right operand's inner axis is the contiguous one, as in the gradient
         // of a linear layer's input, it would turn all of that over, which few rows do not pay for.
         let few = high <= FEW_ROWS && 3 * high <= inner;
+        let bias = bias.map(|bias| &bias[column..][..wide]);
         if few && b.strides[0] == 1 && b.strides[1] > 1 {
             let mut turned = Buffer::scratch(high * wide);
             multiply(turned.write().as_mut_ptr(), [1, high]);
             // SAFETY: the rows of the block lie in the output, and belong to this task alone.
-            unsafe { turn(turned.read(), [high, wide], place, columns) };
-        } else {
-            multiply(place, [columns, 1]);
+            unsafe { turn(turned.read(), [high, wide], bias, place, columns) };
+            return;
         }
-        if let Some(bias) = bias {
-            for row in row..row + high {
-                // SAFETY: this row of the block was written just now, and belongs to this task alone.
-                let line = unsafe {
-                    std::slice::from_raw_parts_mut(target.at(row * columns + column), wide)
-                };
-                let bias = &bias[column..column + wide];
-                vectorized(|| {
-                    line.iter_mut().zip(bias).for_each(
-                        #[inline(always)]
-                        |(value, bias)| *value += bias,
-                    )
-                });
-            }
+        multiply(place, [columns, 1]);
+        let Some(bias) = bias else { return };
+        for row in row..row + high {
+            // SAFETY: this row of the block was written just now, and belongs to this task alone.
+            let line =
+                unsafe { std::slice::from_raw_parts_mut(target.at(row * columns + column), wide) };
+            add(line, bias);
         }
     });
     // SAFETY: the blocks cover the output, and each was written; a product over an empty inner axis is written as zeros.
     unsafe { out.assume_init_mut() }
 }
 
-/// Copies columns that lie one after the other into rows, `stride` apart.
+fn add(line: &mut [f32], bias: &[f32]) {
+    vectorized(|| {
+        line.iter_mut().zip(bias).for_each(
+            #[inline(always)]
+            |(value, bias)| *value += bias,
+        )
+    });
+}
+
+/// Copies columns that lie one after the other into rows, `stride` apart, with a bias added to each.
 ///
 /// # Safety
 /// `out` begins the first of `high` rows of `wide` floats each, `stride` apart, all of which may be written.
-unsafe fn turn(from: &[f32], [high, wide]: [usize; 2], out: *mut f32, stride: usize) {
+unsafe fn turn(
+    from: &[f32],
+    [high, wide]: [usize; 2],
+    bias: Option<&[f32]>,
+    out: *mut f32,
+    stride: usize,
+) {
     const ROWS: usize = 16;
     const COLUMNS: usize = 256;
     assert!(from.len() == high * wide);
@@ -221,7 +229,12 @@ unsafe fn turn(from: &[f32], [high, wide]: [usize; 2], out: *mut f32, stride: us
                 scale: 1.0,
             };
             turn.write(&mut lines.write()[..tall * here], here);
-            for (i, line) in lines.read().chunks_exact(here).take(tall).enumerate() {
+            let bias = bias.map(|bias| &bias[column..][..here]);
+            let rows = lines.write().chunks_exact_mut(here).take(tall);
+            for (i, line) in rows.enumerate() {
+                if let Some(bias) = bias {
+                    add(line, bias);
+                }
                 // SAFETY: row `row + i` is one of `high`, `column + here` is at most `wide`, and the line has `here` floats of a buffer that is
                 // not the output.
                 unsafe {

@@ -3,11 +3,15 @@
 /// 2ˣ to a unit in the last place; below -126 it is 2⁻¹²⁶, above 127 it is 2¹²⁷.
 #[inline(always)]
 pub(crate) fn exp2(x: f32) -> f32 {
+    // What is no number stays none.
+    exp2_up_to_127(if x > 127.0 { 127.0 } else { x })
+}
+
+#[inline(always)]
+fn exp2_up_to_127(x: f32) -> f32 {
     // Adding 1.5 · 2²³ leaves the nearest integer in the lowest bits.
     const MAGIC: f32 = 12_582_912.0;
-    // What is no number stays none.
     let x = if x < -126.0 { -126.0 } else { x };
-    let x = if x > 127.0 { 127.0 } else { x };
     let shifted = x + MAGIC;
     let rest = x - (shifted - MAGIC);
     let mut sum = EXP2_TERMS[0];
@@ -47,9 +51,9 @@ pub(crate) fn swish_slope(x: f32, rate: f32) -> f32 {
     gate * (rate * x).mul_add(1.0 - gate, 1.0)
 }
 
-/// Φ(x) = (1 + erf(x / √2)) / 2, of which the smaller of Φ(x) and 1 - Φ(x) is 2 to a polynomial in |x|: to 1.5e-8, or in the tail to 1.5e-8 / |x|.
+/// Φ(-x) = (1 - erf(x / √2)) / 2 of x from 0 on, as 2 to a polynomial: to 1.5e-8, or in the tail to 1.5e-8 / x.
 #[inline(always)]
-pub(crate) fn below(x: f32) -> f32 {
+fn tail(x: f32) -> f32 {
     const FIT: [f32; 9] = [
         -2.275_851_6e-6,
         3.296_78e-5,
@@ -61,13 +65,26 @@ pub(crate) fn below(x: f32) -> f32 {
         -1.151_107,
         -1.0,
     ];
-    let far = x.abs();
     let mut power = FIT[0];
     for term in &FIT[1..] {
-        power = power.mul_add(far, *term);
+        power = power.mul_add(x, *term);
     }
-    let tail = exp2(power);
+    exp2_up_to_127(power)
+}
+
+/// Φ(x).
+#[inline(always)]
+pub(crate) fn below(x: f32) -> f32 {
+    let tail = tail(x.abs());
     if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// x · Φ(x), which is max(x, 0) - |x| · Φ(-|x|).
+#[inline(always)]
+pub(crate) fn gelu(x: f32) -> f32 {
+    let far = x.abs();
+    let whole = if x > 0.0 { x } else { 0.0 };
+    (-far).mul_add(tail(far), whole)
 }
 
 /// φ(x) = exp(-x² / 2) / √(2π), the derivative of [`below`].

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::math::{bell, below, sigmoid, swish_slope, vectorized};
+use super::math::{self, bell, below, sigmoid, swish_slope, vectorized};
 use super::memory::{build, fill, fill_parts};
 
 /// Elements that one task computes.
@@ -68,11 +68,7 @@ pub(crate) fn swish_backward(x: &[f32], grad: &[f32], rate: f32) -> Vec<f32> {
 
 /// `x · Φ(x)`.
 pub(crate) fn gelu(x: &[f32]) -> Vec<f32> {
-    map(
-        x,
-        #[inline(always)]
-        |x| x * below(x),
-    )
+    map(x, math::gelu)
 }
 
 pub(crate) fn gelu_backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
@@ -102,7 +98,7 @@ pub(crate) fn geglu(x: &[f32], channels: usize) -> Vec<f32> {
                         fill(
                             out,
                             #[inline(always)]
-                            |i| hidden[i] * gate[i] * below(gate[i]),
+                            |i| hidden[i] * math::gelu(gate[i]),
                         )
                     },
                 )
@@ -132,7 +128,7 @@ pub(crate) fn geglu_backward(x: &[f32], grad: &[f32], channels: usize) -> Vec<f3
                             fill(
                                 out,
                                 #[inline(always)]
-                                |i| grad[i] * gate[i] * below(gate[i]),
+                                |i| grad[i] * math::gelu(gate[i]),
                             )
                         } else {
                             fill(
