@@ -442,6 +442,9 @@ pub fn product<const D: usize>(
 /// A convolution. On the CPU those of 3×3 with stride and padding 1, and those of 1×1, are computed by minimal filtering (Lavin & Gray 2016)
 /// and as a matrix product; the others as burn does. Its weight may be of another float type than the input, which decides.
 ///
+/// [Low-rank factors](LowRank) on the weight that are trained, or that take fewer multiplications so, are multiplied with the input, one convolution
+/// after the other; others are put on the weight first.
+///
 /// # Shapes
 /// - `input`: `[batch, in, height, width]`
 /// - output: `[batch, out, height, width]`, where the stride is 1 and the padding keeps the size
