@@ -520,6 +520,13 @@ fn a_result_does_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn work_is_done_on_a_thread_that_computes() {
+    assert_eq!(rayon::current_thread_index(), None);
+    let thread = crate::on_workers(rayon::current_thread_index);
+    assert!(thread.is_some());
+}
+
+#[test]
 fn sixteen_bit_weights_have_gradients_too() {
     let x = leaf([3, 12], 1);
     let gradients = |widened: bool| {

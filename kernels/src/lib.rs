@@ -566,13 +566,13 @@ fn convolve(
         let weight = with_factors(weight, &input);
         return convolve_by(input, weight, bias, doubled);
     };
-    let none = |channels| Tensor::zeros([channels], (&input.device(), DType::F32));
+    let no_bias = |channels| Tensor::zeros([channels], (&input.device(), DType::F32));
     let out = convolve_by(input.clone(), weight.base(), bias, doubled);
     pairs.into_iter().fold(out, |out, pair| {
         let [down, up] = kernels(pair, weight);
         let [channels, rank, _, _] = up.dims();
-        let hidden = convolve_by(input.clone(), down, none(rank), doubled);
-        add(out, convolve_by(hidden, up, none(channels), false))
+        let hidden = convolve_by(input.clone(), down, no_bias(rank), doubled);
+        add(out, convolve_by(hidden, up, no_bias(channels), false))
     })
 }
 
