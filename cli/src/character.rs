@@ -16,6 +16,7 @@ use crate::args::{Common, LoraChoice, Model, Prediction, Steps, TrainOptions};
 use crate::console::{Console, go_on, print};
 use crate::failure::{Blame, Failure, wrong};
 use crate::generate::{Opening, check_prompt, draw, trained_side};
+use crate::hashes::sha256;
 use crate::ip_args::IpOptions;
 use crate::library::blamed;
 use crate::output::write_png;
@@ -311,7 +312,7 @@ pub fn train(args: &Train, common: &Common) -> Result<Value, Failure> {
         force: args.force,
     };
     let trained = train::train(plan, common)?;
-    let sha256 = provenance::sha256(&out)
+    let sha256 = sha256(&out)
         .with_context(|| format!("{}: cannot be read", out.display()))
         .work()?;
     let recorded = LoraVersion {

@@ -9,6 +9,7 @@ mod device;
 mod devices;
 mod failure;
 mod generate;
+mod hashes;
 mod ip_args;
 mod library;
 mod lora;

@@ -1,17 +1,15 @@
 //! What a picture says of how it was made: A1111's text, which people and programs read, and a JSON object with the hash of every file.
 
-use std::fs::File;
-use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use sd_diffusion::{SamplerKind, Schedule};
 use sd_pipeline::{Request, RngKind};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::args::{LoraChoice, Model};
 use crate::failure::{Blame, Failure};
+use crate::hashes::sha256;
 use crate::ip_args::{DEFAULT_SCALE, IpOptions};
 use crate::portraits;
 
@@ -71,31 +69,6 @@ impl Named {
             .with_context(|| format!("{}: cannot be read", path.display()))
             .input()?;
         Ok(Self::new(role, path, sha256))
-    }
-}
-
-/// SHA-256 of a file, in lower-case hexadecimal.
-pub fn sha256(path: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
-    io::copy(&mut file, &mut HashWriter(&mut hasher))?;
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

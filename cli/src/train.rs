@@ -16,9 +16,10 @@ use crate::console::{Console, go_on, print};
 use crate::device::{Precision, is_cpu};
 use crate::failure::{Blame, Failure, wrong};
 use crate::generate::{open_options, trained_side};
+use crate::hashes::sha256;
 use crate::output::check_parent;
 use crate::pocket;
-use crate::provenance::{self, name_of};
+use crate::provenance::name_of;
 use crate::usage::{Stopwatch, check_memory, memory_note, peak_memory};
 
 /// `samecast train`
@@ -130,7 +131,7 @@ pub fn train(plan: Plan<'_>, common: &Common) -> Result<Trained, Failure> {
     let file = path.is_file();
     let base = Base {
         name: name_of(path),
-        sha256: file.then(|| provenance::sha256(path).ok()).flatten(),
+        sha256: file.then(|| sha256(path).ok()).flatten(),
         tokenizer: model.tokenizer,
         text_encoder: model.text_encoder,
         unet: model.unet,

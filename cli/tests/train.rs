@@ -324,6 +324,8 @@ fn an_interrupted_run_goes_on_to_the_very_same_file() {
             "option trigger was \"mychar001\", now it is \"other\"",
         ),
         (["--rank", "4"], "option rank was 2, now it is 4"),
+        // The model's weights are f16, which this rounds.
+        (["--precision", "bf16"], "start again without --resume"),
     ] {
         samecast(with(resume.clone(), &options)).refused(&[text(&state), told]);
     }

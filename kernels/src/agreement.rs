@@ -344,6 +344,11 @@ fn wide_convolutions_agree() {
         (2, 9, 20, 32, 64, true),
         // Rows shared out over several tasks, one of which ends a picture and begins the next.
         (2, 4, 20, 136, 72, false),
+        // Few tiles of many channels, whose sums go on from some channels to the next; rows of tiles that divide no vector.
+        (2, 150, 100, 16, 16, false),
+        (2, 130, 50, 8, 8, false),
+        (1, 70, 61, 24, 24, false),
+        (1, 65, 13, 12, 6, true),
     ] {
         let (x, w, b) = (
             leaf([batch, from, height, width], 1),
@@ -367,10 +372,26 @@ fn wide_convolutions_agree() {
                 gradients,
             ),
         );
-        assert!(
-            error < 1e-4,
-            "{batch}×{from}×{height}×{width} to {to}: {error:e}"
-        );
+        let case = format!("{batch}×{from}×{height}×{width} to {to}");
+        assert!(error < 1e-4, "{case}: {error:e}");
+
+        let of_input = |grads: &Gradients| vec![gradient(&x, grads)];
+        for short in [FloatDType::F16, FloatDType::BF16] {
+            let short = w.clone().inner().cast(short);
+            let wide = Tensor::from_inner(short.clone().cast(FloatDType::F32));
+            let short = Tensor::from_inner(short);
+            let error = apart(
+                &result(
+                    crate::convolve_by(x.clone(), short, b.clone(), doubled),
+                    of_input,
+                ),
+                &result(
+                    crate::convolve_by(x.clone(), wide, b.clone(), doubled),
+                    of_input,
+                ),
+            );
+            assert!(error == 0.0, "{case} over 16 bits: {error:e}");
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use burn::nn::{GroupNorm, LayerNorm, Linear, PaddingConfig2d};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, FloatDType, Tensor, module};
 #[cfg(feature = "flex")]
-use cpu::{CpuOps, Factored, all_fused, on_cpu, rounds_products, stays_short};
+use cpu::{CpuOps, Factored, all_fused, is_short, on_cpu, rounds_products, stays_short};
 #[cfg(any(feature = "flex", feature = "cube"))]
 use {burn::backend::Dispatch, recomputed::Recomputed};
 
@@ -101,6 +101,15 @@ pub fn set_float32_matmul_precision(precision: Float32MatmulPrecision) {
     cpu::allow_rounding(precision == Float32MatmulPrecision::Medium);
     #[cfg(not(feature = "flex"))]
     let _ = precision;
+}
+
+/// How the CPU's products are computed now: [`Float32MatmulPrecision::Medium`] only where it was set and the processor does it.
+pub fn get_float32_matmul_precision() -> Float32MatmulPrecision {
+    #[cfg(feature = "flex")]
+    if rounds_products() {
+        return Float32MatmulPrecision::Medium;
+    }
+    Float32MatmulPrecision::Highest
 }
 
 /// Whether this processor multiplies bf16 many times faster than f32, and the system lets it: Intel's with AMX, under Linux 5.16 or newer.
@@ -584,7 +593,12 @@ fn convolve_by(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, doubled: bo
         weight.dims()[1],
         "channels of a convolution's input"
     );
-    let (weight, bias) = (factor(weight, &input), in_type_of(bias, &input));
+    let bias = in_type_of(bias, &input);
+    // Its kernels are widened as they are transformed.
+    let weight = match input.dtype() == DType::F32 && is_short(&weight) {
+        true => weight,
+        false => in_type_of(weight, &input),
+    };
     fused!([input, weight, bias] where [input, Factored(&weight), bias], fused_convolution(doubled));
     let input = if doubled {
         portable::double(input)

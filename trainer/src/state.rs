@@ -6,17 +6,20 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use sd_kernels::Float32MatmulPrecision;
 use sha2::{Digest, Sha256};
 
 use crate::{Base, Dataset, TrainConfig, TrainError};
 
 /// Raised whenever a state of an older version could not be gone on with to the same result.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// What makes a run this run and no other.
+#[derive(Clone)]
 pub(crate) struct Identity(BTreeMap<String, String>);
 
 impl Identity {
@@ -27,6 +30,11 @@ impl Identity {
             identity.insert(format!("option {option}"), value.to_string());
         }
         identity.insert("model".into(), base.name.clone());
+        identity.insert(
+            "hash of the model's numbers (as --precision makes them)".into(),
+            numbers(base),
+        );
+        identity.insert("arithmetic".into(), arithmetic(base));
         let mut pictures = Sha256::new();
         for sample in &dataset.samples {
             let bytes = fs::read(&sample.picture).map_err(|source| TrainError::Read {
@@ -38,6 +46,37 @@ impl Identity {
         }
         identity.insert("pictures and captions".into(), hex(&pictures.finalize()));
         Ok(Self(identity))
+    }
+}
+
+/// A hash of some numbers of every weight, whatever type they are kept in: weights that were rounded have another than those that were not, and
+/// those that only take less room have the same.
+fn numbers(base: &Base) -> String {
+    let mut sample = Sample(Sha256::new());
+    base.text_encoder.visit(&mut sample);
+    base.unet.visit(&mut sample);
+    base.vae.visit(&mut sample);
+    hex(&sample.0.finalize()[..8])
+}
+
+/// Hashes the first row of each parameter.
+struct Sample(Sha256);
+
+impl ModuleVisitor for Sample {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let row = param.val().narrow(0, 0, 1).into_data();
+        for number in row.iter::<f32>() {
+            self.0.update(number.to_le_bytes());
+        }
+    }
+}
+
+/// What is computed in, and what the factors of products are rounded to.
+fn arithmetic(base: &Base) -> String {
+    let dtype = format!("{:?}", base.unet.dtype()).to_lowercase();
+    match sd_kernels::get_float32_matmul_precision() {
+        Float32MatmulPrecision::Highest => dtype,
+        Float32MatmulPrecision::Medium => format!("{dtype}, products in bf16"),
     }
 }
 

@@ -7,8 +7,8 @@
 //! weight ─ G w Gᵀ ── [strip of channels out][T·T][channels in][rows] ────────┘
 //! ```
 //!
-//! A task takes some strips, transforms their weights itself, and runs them over all panels: no transformed weight outlives its task, and no
-//! product is stored.
+//! A task takes some strips, transforms their weights itself, and runs them over some panels: no transformed weight outlives its task, and no
+//! product leaves the cache.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -17,18 +17,30 @@ use std::ops::{Add, Mul, Range, Sub};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::bf16::{Kernels, Numbers};
 use super::gemm::{Matrix, accumulate};
 use super::memory::{build, build_by, fill};
 use super::tile::{
-    Buffer, STRIP, lanes, load, multiply_strip, store, vectors, vectors_mut, zero_tile,
+    Buffer, Rows, STRIP, lanes, load, multiply_strip, store, vectors, vectors_mut, zero_tile,
 };
+use super::turn::Turn;
 
 /// Floats of transformed input that are held at once.
 const HELD: usize = 6 << 20;
-/// Floats of transformed weight that a task holds, of the second-level cache's size.
-const TASK: usize = 1 << 18;
+/// Strips of a task at most: what is read of the input serves all of them.
+const GROUP: usize = 4;
+/// Panels that are multiplied before the next place of the transform, so that what is read of the weight serves all of them.
+const PANELS: usize = 2;
+/// Panels of a task up to which its weights are transformed a few channels at a time, and never leave the second-level cache.
+const FEW_PANELS: usize = 4;
+/// So many channels.
+const DEPTH: usize = 64;
 /// Tasks for each thread, so that those which end late are short.
 const TASKS: usize = 4;
+/// Channels in whose kernels are turned over at once, in the first-level cache.
+const TURNED: usize = 32;
+/// Numbers of a kernel.
+const TAPS: usize = 9;
 /// Tiles that a task has at least, where there are so many: beside their products its weights' transform costs little.
 const TILES_OF_TASK: usize = 256;
 
@@ -68,8 +80,15 @@ impl Shape {
     #[inline(always)]
     pub(super) fn copy(&self, line: &[f32], begin: usize, out: &mut [f32]) {
         if self.doubled {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = line[(begin + i) / 2];
+            let (odd, pairs) = out.split_at_mut((begin % 2).min(out.len()));
+            odd.fill(line[begin / 2]);
+            let (pairs, last) = pairs.as_chunks_mut::<2>();
+            let line = &line[begin.div_ceil(2)..];
+            for (pair, &value) in pairs.iter_mut().zip(line) {
+                *pair = [value; 2];
+            }
+            if let [last] = last {
+                *last = line[pairs.len()];
             }
         } else {
             out.copy_from_slice(&line[begin..][..out.len()]);
@@ -77,34 +96,70 @@ impl Shape {
     }
 }
 
-/// A weight `[out, in, 3, 3]`, or the one of its input gradient: channels exchanged, and turned by half a circle.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Weight<'a> {
-    pub data: &'a [f32],
-    pub backward: bool,
-}
-
-impl Weight<'_> {
-    /// The 9 numbers between an output channel and an input channel.
+impl Kernels<'_> {
+    /// The nine numbers of the kernels between input channels, one after the other, and the output channels from `first` on, next to each other.
     #[inline(always)]
-    fn kernel(&self, shape: Shape, out: usize, input: usize) -> [f32; 9] {
-        let index = if self.backward {
-            input * shape.channels_out + out
-        } else {
-            out * shape.channels_in + input
-        };
-        let mut kernel: [f32; 9] = pulp::as_arrays::<9, _>(&self.data[index * 9..][..9]).0[0];
-        if self.backward {
-            kernel.reverse();
+    fn turned(
+        &self,
+        shape: Shape,
+        outputs: Range<usize>,
+        inputs: Range<usize>,
+        wide: &mut Wide,
+        out: &mut [[[f32; STRIP]; TAPS]],
+    ) {
+        if !self.backward {
+            let (stride, columns) = (shape.channels_in * TAPS, inputs.len() * TAPS);
+            let first = |output: usize| output * stride + inputs.start * TAPS;
+            let from = match self.numbers {
+                Numbers::F32(data) => Rows {
+                    data: &data[first(outputs.start)..],
+                    stride,
+                },
+                _ => {
+                    for (output, out) in outputs.clone().zip(wide.chunks_exact_mut(columns)) {
+                        self.numbers.widen(first(output), out);
+                    }
+                    Rows {
+                        data: wide,
+                        stride: columns,
+                    }
+                }
+            };
+            let turn = Turn {
+                from,
+                rows: outputs.len(),
+                columns,
+                scale: 1.0,
+            };
+            turn.write(out.as_flattened_mut().as_flattened_mut(), STRIP);
+            return;
         }
-        kernel
+        let wide = &mut wide[..outputs.len() * TAPS];
+        for (input, out) in inputs.zip(out) {
+            let first = (input * shape.channels_out + outputs.start) * TAPS;
+            let kernels = match self.numbers {
+                Numbers::F32(data) => &data[first..][..wide.len()],
+                _ => {
+                    self.numbers.widen(first, wide);
+                    &*wide
+                }
+            };
+            for (row, kernel) in pulp::as_arrays::<TAPS, _>(kernels).0.iter().enumerate() {
+                for (all, &value) in out.iter_mut().rev().zip(kernel) {
+                    all[row] = value;
+                }
+            }
+        }
     }
 }
+
+/// Kernels that follow each other in a weight of 16-bit floats, as f32.
+type Wide = [f32; STRIP * TURNED * TAPS];
 
 /// The one-dimensional transforms of F(OUT, 3), with `IN = OUT + 2`.
 trait Filter<const OUT: usize, const IN: usize>: Sync + Send {
     fn data<T: Number>(d: [T; IN]) -> [T; IN];
-    fn kernel(g: [f32; 3]) -> [f32; IN];
+    fn kernel<T: Number>(g: [T; 3]) -> [T; IN];
     fn output<T: Number>(m: [T; IN]) -> [T; OUT];
     /// Vectors of a line become vectors of every `OUT`th element, in an order that `together` takes back.
     fn apart<S: Simd>(simd: S, line: [S::f32s; OUT]) -> [S::f32s; OUT];
@@ -166,8 +221,8 @@ impl Filter<2, 4> for F2 {
     }
 
     #[inline(always)]
-    fn kernel([a, b, c]: [f32; 3]) -> [f32; 4] {
-        [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c]
+    fn kernel<T: Number>([a, b, c]: [T; 3]) -> [T; 4] {
+        [a, (a + b + c) * 0.5, (a - b + c) * 0.5, c]
     }
 
     #[inline(always)]
@@ -204,11 +259,11 @@ impl Filter<4, 6> for F4 {
     }
 
     #[inline(always)]
-    fn kernel([a, b, c]: [f32; 3]) -> [f32; 6] {
+    fn kernel<T: Number>([a, b, c]: [T; 3]) -> [T; 6] {
         let (ends, wide) = ((a + c) * (-1.0 / 6.0), a * (1.0 / 24.0) + c * (1.0 / 6.0));
         let (middle, half) = (b * (1.0 / 6.0), b * (1.0 / 12.0));
         [
-            0.25 * a,
+            a * 0.25,
             ends - middle,
             ends + middle,
             wide + half,
@@ -288,7 +343,7 @@ fn both_ways_out<T: Number, F: Filter<OUT, IN>, const OUT: usize, const IN: usiz
 /// The convolution of `input`, `[batch, in, height, width]`, and a bias.
 pub(crate) fn convolve(
     input: &[f32],
-    weight: Weight<'_>,
+    weight: Kernels<'_>,
     bias: Option<&[f32]>,
     shape: Shape,
 ) -> Vec<f32> {
@@ -307,7 +362,7 @@ pub(crate) fn convolve(
 
 fn convolve_by<F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
     input: &[f32],
-    weight: Weight<'_>,
+    weight: Kernels<'_>,
     bias: Option<&[f32]>,
     shape: Shape,
 ) -> Vec<f32> {
@@ -327,8 +382,8 @@ fn convolve_by<F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
     let size = IN * IN * channels_in * panel;
     let mut tiles = Buffer::scratch((block * grid[1]).div_ceil(panel) * size);
     let strips = channels_out.div_ceil(STRIP);
-    let per_task = (TASK / (IN * IN * channels_in * STRIP)).max(1);
-    let per_task = per_task.min(strips.div_ceil(rayon::current_num_threads()));
+    let groups = strips.div_ceil(GROUP).max(rayon::current_num_threads());
+    let per_task = strips.div_ceil(groups);
     // So many rows of tiles fill whole panels.
     let step = (1..=panel).find(|rows| (rows * grid[1]).is_multiple_of(panel));
     let step = step.unwrap_or(panel);
@@ -445,6 +500,36 @@ impl Block {
     fn tiles(&self) -> usize {
         self.rows * self.grid[1]
     }
+
+    /// The tiles of a range, row by row.
+    #[inline(always)]
+    fn runs(self, tiles: Range<usize>) -> impl Iterator<Item = Run> {
+        let columns = self.grid[1];
+        let mut next = tiles.start;
+        std::iter::from_fn(
+            #[inline(always)]
+            move || {
+                let left = next % columns;
+                let run = Run {
+                    row: next / columns,
+                    left,
+                    count: (columns - left).min(tiles.end.saturating_sub(next)),
+                };
+                next += run.count;
+                (run.count > 0).then_some(run)
+            },
+        )
+    }
+}
+
+/// Tiles of one row, next to each other.
+#[derive(Clone, Copy)]
+struct Run {
+    /// Counted in the block.
+    row: usize,
+    /// The first of them.
+    left: usize,
+    count: usize,
 }
 
 /// Rows of one channel of one member of the batch, as many as lie in a block.
@@ -467,6 +552,26 @@ struct Patches<'a, F, const OUT: usize, const IN: usize> {
 
 /// The widest vector, of AVX-512, in floats.
 const MAX_LANES: usize = 16;
+/// Tiles of a panel at most.
+const MAX_TILES: usize = 2 * MAX_LANES;
+/// Cells of an output tile both ways at most.
+const MAX_OUT: usize = 4;
+
+/// Where a run of tiles finds its input, and where it lies in a panel's lines.
+#[derive(Clone, Copy, Default)]
+struct Source {
+    /// Index of the first channel's plane.
+    plane: usize,
+    /// The first tile's row in the input, which the filter's margin lies above.
+    top: usize,
+    /// Rows of the tiles that are there.
+    rows: [usize; 2],
+    /// The input's first column that is there, and how many follow.
+    left: usize,
+    wide: usize,
+    /// Where that column lies in the lines.
+    at: usize,
+}
 
 impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Patches<'_, F, OUT, IN> {
     type Output = ();
@@ -481,82 +586,88 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Patches
             out,
             ..
         } = self;
-        let Shape {
-            channels_in,
-            height,
-            width,
-            ..
-        } = shape;
+        let channels = shape.channels_in;
         let lanes = S::F32_LANES;
-        let columns = block.grid[1];
-        for half in 0..2 {
-            let start = (2 * panel + half) * lanes;
-            let run = block.tiles().saturating_sub(start).min(lanes);
-            let in_one_row = columns.is_multiple_of(lanes) && run == lanes;
-            for channel in 0..channels_in {
+        let tiles = 2 * panel * lanes..block.tiles().min(2 * (panel + 1) * lanes);
+        // The input's rows that the tiles are made of, run by run: of each run its columns, a zero where it has none, and then what its last tile
+        // reads beyond them. A tile that is not there reads the zeros before the first run.
+        let mut lines = [[0f32; MAX_OUT * (2 * MAX_TILES + 2)]; IN];
+        let mut offsets = [0; MAX_TILES];
+        let mut sources = [Source::default(); MAX_TILES];
+        let (mut count, mut done, mut offset) = (0, 0, 2 * OUT);
+        for run in block.runs(tiles) {
+            let row = block.first + run.row;
+            let top = row % block.grid[0] * OUT;
+            let skip = usize::from(run.left == 0);
+            let left = run.left * OUT + skip - 1;
+            sources[count] = Source {
+                plane: row / block.grid[0] * channels,
+                top,
+                rows: [usize::from(top == 0), IN.min(shape.height + 1 - top)],
+                left,
+                wide: (run.count * OUT + 2 - skip).min(shape.width - left),
+                at: offset + skip,
+            };
+            for tile in 0..run.count {
+                offsets[done + tile] = offset + tile * OUT;
+            }
+            count += 1;
+            done += run.count;
+            offset += (run.count + 1) * OUT;
+        }
+        // Where each vector of the tiles' columns begins, if they follow each other.
+        let mut begins = [[None; OUT]; 2];
+        for (half, begins) in begins.iter_mut().enumerate() {
+            for (part, begin) in begins.iter_mut().enumerate() {
+                let (first, last) = (part * lanes, (part + 1) * lanes - 1);
+                let offset = |element: usize| offsets[half * lanes + element / OUT] + element % OUT;
+                let follow = (first..last).all(|at| offset(at) + 1 == offset(at + 1));
+                *begin = follow.then_some(offset(first));
+            }
+        }
+        for channel in 0..channels {
+            for source in &sources[..count] {
+                let plane = shape.plane(input, source.plane + channel);
+                let [above, below] = source.rows;
+                for (i, out) in lines.iter_mut().enumerate().take(below).skip(above) {
+                    let line = shape.line(plane, source.top + i - 1);
+                    shape.copy(line, source.left, &mut out[source.at..][..source.wide]);
+                }
+            }
+            for (half, begins) in begins.iter().enumerate() {
+                let offsets = &offsets[half * lanes..][..lanes];
                 let mut d = [[vector(simd, simd.splat_f32s(0.0)); IN]; IN];
-                if in_one_row {
-                    let (row, left) = (block.first + start / columns, start % columns);
-                    let (member, row) = (row / block.grid[0], row % block.grid[0]);
-                    let plane = shape.plane(input, member * channels_in + channel);
-                    for (i, d) in d.iter_mut().enumerate() {
-                        let y = row * OUT + i;
-                        if y == 0 || y > height {
-                            continue;
+                for (d, line) in d.iter_mut().zip(&lines) {
+                    let mut these = [simd.splat_f32s(0.0); OUT];
+                    let mut next = these;
+                    if begins.iter().all(Option::is_some) {
+                        for (part, begin) in begins.iter().enumerate() {
+                            let begin = begin.unwrap_or_default();
+                            these[part] = load::<S>(&line[begin..][..lanes]);
+                            next[part] = load::<S>(&line[begin + OUT..][..lanes]);
                         }
-                        let line = shape.line(plane, y - 1);
-                        // Column x of a tile is element x + 1 of the line, which a zero precedes; two more tiles' columns follow.
-                        let mut copy = [0f32; 4 * (MAX_LANES + 1)];
-                        let need = OUT * (lanes + 1);
-                        let x = left * OUT;
-                        let from = if !shape.doubled && x > 0 && x - 1 + need <= width {
-                            &line[x - 1..][..need]
-                        } else {
-                            let skip = usize::from(x == 0);
-                            let begin = x + skip - 1;
-                            let have = (width - begin).min(need - skip);
-                            shape.copy(line, begin, &mut copy[skip..skip + have]);
-                            &copy[..need]
-                        };
-                        let these = parts::<S, F, OUT, IN>(simd, from);
-                        let next = parts::<S, F, OUT, IN>(simd, &from[OUT..]);
-                        for j in 0..IN {
-                            d[j] = vector(simd, if j < OUT { these[j] } else { next[j - OUT] });
-                        }
-                    }
-                } else {
-                    let mut patch = [[[0f32; MAX_LANES]; IN]; IN];
-                    for lane in 0..run {
-                        let (row, column) = (
-                            block.first + (start + lane) / columns,
-                            (start + lane) % columns,
-                        );
-                        let (member, row) = (row / block.grid[0], row % block.grid[0]);
-                        let plane = shape.plane(input, member * channels_in + channel);
-                        let left = usize::from(column == 0);
-                        let right = (width + 1 - column * OUT).min(IN);
-                        for (i, patch) in patch.iter_mut().enumerate() {
-                            let y = row * OUT + i;
-                            if y == 0 || y > height {
-                                continue;
-                            }
-                            let line = shape.line(plane, y - 1);
-                            let mut row = [0f32; IN];
-                            shape.copy(line, column * OUT + left - 1, &mut row[left..right]);
-                            for (patch, value) in patch.iter_mut().zip(row) {
-                                patch[lane] = value;
+                    } else {
+                        let mut copies = [[0f32; MAX_OUT * MAX_LANES]; 2];
+                        for (skip, copy) in copies.iter_mut().enumerate() {
+                            let tiles = pulp::as_arrays_mut::<OUT, _>(copy).0;
+                            for (tile, offset) in tiles.iter_mut().zip(offsets) {
+                                let from = &line[offset + skip * OUT..][..OUT];
+                                *tile = pulp::as_arrays::<OUT, _>(from).0[0];
                             }
                         }
-                    }
-                    for (d, patch) in d.iter_mut().zip(&patch) {
-                        for (d, patch) in d.iter_mut().zip(patch) {
-                            *d = vector(simd, load::<S>(&patch[..lanes]));
+                        for part in 0..OUT {
+                            these[part] = load::<S>(&copies[0][part * lanes..]);
+                            next[part] = load::<S>(&copies[1][part * lanes..]);
                         }
+                    }
+                    let (these, next) = (F::apart(simd, these), F::apart(simd, next));
+                    for j in 0..IN {
+                        d[j] = vector(simd, if j < OUT { these[j] } else { next[j - OUT] });
                     }
                 }
                 let d = both_ways::<_, F, OUT, IN>(d);
                 for (place, d) in d.iter().flatten().enumerate() {
-                    let at = (place * channels_in + channel) * 2 * lanes + half * lanes;
+                    let at = (place * channels + channel) * 2 * lanes + half * lanes;
                     store::<S>(&mut out[at..][..lanes], d.value);
                 }
             }
@@ -564,24 +675,11 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Patches
     }
 }
 
-/// Every `OUT`th element of a line, from each of its first `OUT` elements on.
-#[inline(always)]
-fn parts<S: Simd, F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
-    simd: S,
-    line: &[f32],
-) -> [S::f32s; OUT] {
-    let mut parts = [simd.splat_f32s(0.0); OUT];
-    for (part, from) in parts.iter_mut().zip(line.chunks_exact(S::F32_LANES)) {
-        *part = load::<S>(from);
-    }
-    F::apart(simd, parts)
-}
-
 /// The products of some strips with all panels, transformed back.
 struct Products<'a, F, const OUT: usize, const IN: usize> {
     filter: PhantomData<F>,
     tiles: &'a [f32],
-    weight: Weight<'a>,
+    weight: Kernels<'a>,
     bias: Option<&'a [f32]>,
     shape: Shape,
     block: Block,
@@ -611,43 +709,72 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Product
         let lanes = S::F32_LANES;
         let panel = 2 * lanes;
         let channels = shape.channels_in;
-        let size = IN * IN * channels * STRIP;
+        let count = tiles_of_task.end;
+        let panels = tiles_of_task.start / panel..count.div_ceil(panel);
+        let few = panels.len() <= FEW_PANELS;
+        let (depth, together) = if few {
+            (DEPTH.min(channels), panels.len().max(1))
+        } else {
+            (channels, PANELS)
+        };
+        let place = place_of_kernels(depth);
+        let size = IN * IN * place;
         let mut kernels = Buffer::scratch(strips.len() * size);
-        for (strip, out) in strips.clone().zip(kernels.write().chunks_exact_mut(size)) {
-            transform_weight::<F, OUT, IN>(weight, shape, strip, out);
+        let mut wide = [0f32; STRIP * TURNED * TAPS];
+        if !few {
+            let (strips, inputs) = (strips.clone(), 0..channels);
+            let kernels = kernels.write();
+            transform_weights::<_, F, OUT, IN>(
+                simd, weight, shape, strips, inputs, &mut wide, kernels,
+            );
         }
         planes.sort_by_key(|plane| (plane.channel, plane.first));
-        let count = tiles_of_task.end;
-        let mut products = Buffer::scratch(strips.len() * IN * IN * STRIP * panel);
+        let tile = STRIP * panel;
+        let mut products = Buffer::scratch(together * strips.len() * IN * IN * tile);
         let mut written = 0;
-        for (index, tiles) in tiles
-            .chunks_exact(IN * IN * channels * panel)
-            .enumerate()
-            .take(count.div_ceil(panel))
-            .skip(tiles_of_task.start / panel)
-        {
-            // A panel of tiles stays in the first-level cache for all strips.
-            for (t, tiles) in tiles.chunks_exact(channels * panel).enumerate() {
-                for strip in 0..strips.len() {
-                    let kernels =
-                        &kernels.read()[strip * size + t * channels * STRIP..][..channels * STRIP];
-                    let product = multiply_strip(
-                        simd,
-                        pulp::as_arrays::<STRIP, _>(kernels).0,
-                        vectors::<S, 2>(tiles),
-                        zero_tile::<S, STRIP, 2>(simd),
+        for begin in panels.clone().step_by(together) {
+            let panels = begin..panels.end.min(begin + together);
+            for first in (0..channels).step_by(depth) {
+                let inputs = first..channels.min(first + depth);
+                if few {
+                    let (strips, inputs) = (strips.clone(), inputs.clone());
+                    let kernels = kernels.write();
+                    transform_weights::<_, F, OUT, IN>(
+                        simd, weight, shape, strips, inputs, &mut wide, kernels,
                     );
-                    let out = &mut products.write()[(strip * IN * IN + t) * STRIP * panel..]
-                        [..STRIP * panel];
-                    for (out, product) in vectors_mut::<S, 2>(out).iter_mut().zip(product) {
-                        *out = product;
+                }
+                for t in 0..IN * IN {
+                    for index in panels.clone() {
+                        let from = (index * IN * IN + t) * channels + first;
+                        let tiles = &tiles[from * panel..][..inputs.len() * panel];
+                        for strip in 0..strips.len() {
+                            let from = strip * size + t * place;
+                            let kernels = &kernels.read()[from..][..inputs.len() * STRIP];
+                            let to = ((index - begin) * strips.len() + strip) * IN * IN + t;
+                            let out = &mut products.write()[to * tile..][..tile];
+                            let out = vectors_mut::<S, 2>(out);
+                            let mut sum = zero_tile::<S, STRIP, 2>(simd);
+                            if first > 0 {
+                                sum.copy_from_slice(out);
+                            }
+                            let product = multiply_strip(
+                                simd,
+                                pulp::as_arrays::<STRIP, _>(kernels).0,
+                                vectors::<S, 2>(tiles),
+                                sum,
+                            );
+                            for (out, product) in out.iter_mut().zip(product) {
+                                *out = product;
+                            }
+                        }
                     }
                 }
             }
-            for (at, products) in strips
-                .clone()
-                .zip(products.read().chunks_exact(IN * IN * STRIP * panel))
-            {
+            for (at, products) in products.read().chunks_exact(IN * IN * tile).enumerate() {
+                let (index, at) = (begin + at / strips.len(), strips.start + at % strips.len());
+                if index >= panels.end {
+                    break;
+                }
                 for row in 0..STRIP.min(shape.channels_out - at * STRIP) {
                     let channel = at * STRIP + row;
                     let bias = Vector {
@@ -667,29 +794,21 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Product
                         let done = both_ways_out::<_, F, OUT, IN>(m);
                         let start = index * panel + half * lanes;
                         let run = count.saturating_sub(start).min(lanes);
-                        let one_row = block.grid[1].is_multiple_of(lanes) && run == lanes;
-                        let mut all = [[0f32; 4 * MAX_LANES]; OUT];
+                        let mut all = [[0f32; MAX_OUT * MAX_LANES]; OUT];
                         for (all, done) in all.iter_mut().zip(done) {
                             let values = done.map(
                                 #[inline(always)]
                                 |value| (value + bias).value,
                             );
-                            // As the lines hold them where the input was taken apart so, else part by part.
-                            let values = if one_row {
-                                F::together(simd, values)
-                            } else {
-                                values
-                            };
+                            // As the lines hold them: tile by tile.
+                            let values = F::together(simd, values);
                             for (all, value) in all.chunks_exact_mut(lanes).zip(values) {
                                 store::<S>(all, value);
                             }
                         }
                         written += write_tiles::<OUT>(
                             &all,
-                            one_row,
-                            start,
-                            run,
-                            lanes,
+                            start..start + run,
                             block,
                             shape,
                             channel,
@@ -703,51 +822,35 @@ impl<F: Filter<OUT, IN>, const OUT: usize, const IN: usize> WithSimd for Product
     }
 }
 
-/// Writes tiles `start..start + run` of the block to the rows of their channel, and gives the number of their cells.
+/// Writes some tiles of the block to the rows of their channel, and gives the number of their cells.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn write_tiles<const OUT: usize>(
-    all: &[[f32; 4 * MAX_LANES]; OUT],
-    one_row: bool,
-    start: usize,
-    run: usize,
-    lanes: usize,
+    all: &[[f32; MAX_OUT * MAX_LANES]; OUT],
+    tiles: Range<usize>,
     block: Block,
     shape: Shape,
     channel: usize,
     planes: &mut [Plane<'_>],
 ) -> usize {
-    let columns = block.grid[1];
     let first = planes.partition_point(|plane| plane.channel < channel);
-    let (mut lane, mut written) = (0, 0);
-    while lane < run {
-        let (row, left) = ((start + lane) / columns, (start + lane) % columns);
-        let here = (columns - left).min(run - lane);
+    let (mut from, mut written) = (0, 0);
+    for run in block.runs(tiles) {
         let ours = planes[first..]
             .iter()
-            .take_while(|plane| plane.channel == channel && plane.first <= row)
+            .take_while(|plane| plane.channel == channel && plane.first <= run.row)
             .count();
         let plane = &mut planes[first + ours - 1];
         for (i, all) in all.iter().enumerate() {
-            let y = (row - plane.first) * OUT + i;
+            let y = (run.row - plane.first) * OUT + i;
             let Some(line) = plane.lines.get_mut(y * shape.width..(y + 1) * shape.width) else {
                 break;
             };
-            let line = &mut line[left * OUT..];
-            if one_row {
-                let count = line.len().min(OUT * lanes);
-                line[..count].write_copy_of_slice(&all[..count]);
-                written += count;
-            } else {
-                for (t, group) in line.chunks_mut(OUT).take(here).enumerate() {
-                    for (j, out) in group.iter_mut().enumerate() {
-                        out.write(all[j * lanes + lane + t]);
-                    }
-                    written += group.len();
-                }
-            }
+            let line = &mut line[run.left * OUT..];
+            let count = line.len().min(OUT * run.count);
+            line[..count].write_copy_of_slice(&all[from..][..count]);
+            written += count;
         }
-        lane += here;
+        from += run.count * OUT;
     }
     written
 }
@@ -810,42 +913,72 @@ pub(crate) fn weight_gradient(input: &[f32], grad: &[f32], shape: Shape) -> Vec<
     })
 }
 
-/// `[IN · IN][channels in][STRIP]` of the channels out of one strip, filled up with zeros.
+/// Floats from one place of a strip's transformed kernels to the next: of all channels, and as many more as keep the places from sharing a set of the
+/// first-level cache, into which they are written by turns.
+fn place_of_kernels(channels: usize) -> usize {
+    channels * STRIP + MAX_LANES
+}
+
+/// Transforms the weights of some strips, each to its share of `out`.
 #[inline(always)]
-fn transform_weight<F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
-    weight: Weight<'_>,
+fn transform_weights<S: Simd, F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
+    simd: S,
+    weight: Kernels<'_>,
     shape: Shape,
-    strip: usize,
+    strips: Range<usize>,
+    inputs: Range<usize>,
+    wide: &mut Wide,
     out: &mut [f32],
 ) {
-    let channels = shape.channels_in;
-    for input in 0..channels {
-        let mut kernels = [[0f32; STRIP]; 9];
-        for row in 0..STRIP.min(shape.channels_out - strip * STRIP) {
-            let kernel = weight.kernel(shape, strip * STRIP + row, input);
-            for (all, value) in kernels.iter_mut().zip(kernel) {
-                all[row] = value;
-            }
-        }
-        let mut half = [[[0f32; STRIP]; 3]; IN];
-        for j in 0..3 {
-            for row in 0..STRIP {
-                let column = F::kernel([kernels[j][row], kernels[3 + j][row], kernels[6 + j][row]]);
-                for i in 0..IN {
-                    half[i][j][row] = column[i];
+    let size = out.len() / strips.len();
+    for (strip, out) in strips.zip(out.chunks_exact_mut(size)) {
+        transform_weight::<_, F, OUT, IN>(simd, weight, shape, strip, inputs.clone(), wide, out);
+    }
+}
+
+/// `[IN · IN][channels in][STRIP]` of some channels in and the channels out of one strip, filled up with zeros, the places as far apart as
+/// [`place_of_kernels`] says.
+#[inline(always)]
+fn transform_weight<S: Simd, F: Filter<OUT, IN>, const OUT: usize, const IN: usize>(
+    simd: S,
+    weight: Kernels<'_>,
+    shape: Shape,
+    strip: usize,
+    inputs: Range<usize>,
+    wide: &mut Wide,
+    out: &mut [f32],
+) {
+    let lanes = S::F32_LANES;
+    let stride = out.len() / (IN * IN);
+    let begin = inputs.start;
+    let outputs = strip * STRIP..shape.channels_out.min((strip + 1) * STRIP);
+    // A vector of the last numbers reaches beyond them.
+    let mut turned = [[[0f32; STRIP]; TAPS]; TURNED + 1];
+    for first in inputs.clone().step_by(TURNED) {
+        let inputs = first..inputs.end.min(first + TURNED);
+        weight.turned(shape, outputs.clone(), inputs.clone(), wide, &mut turned);
+        let turned = turned.as_flattened().as_flattened();
+        for (index, input) in inputs.enumerate() {
+            for lane in (0..STRIP).step_by(lanes) {
+                let mut taps = [vector(simd, simd.splat_f32s(0.0)); TAPS];
+                for (tap, number) in taps.iter_mut().enumerate() {
+                    let at = (index * TAPS + tap) * STRIP + lane;
+                    number.value = load::<S>(&turned[at..][..lanes]);
                 }
-            }
-        }
-        for i in 0..IN {
-            let mut whole = [[0f32; STRIP]; IN];
-            for row in 0..STRIP {
-                let line = F::kernel([half[i][0][row], half[i][1][row], half[i][2][row]]);
-                for j in 0..IN {
-                    whole[j][row] = line[j];
+                let mut half = [[taps[0]; 3]; IN];
+                for j in 0..3 {
+                    let column = F::kernel([taps[j], taps[3 + j], taps[6 + j]]);
+                    for i in 0..IN {
+                        half[i][j] = column[i];
+                    }
                 }
-            }
-            for (j, whole) in whole.iter().enumerate() {
-                out[((i * IN + j) * channels + input) * STRIP..][..STRIP].copy_from_slice(whole);
+                for (i, half) in half.into_iter().enumerate() {
+                    for (j, number) in F::kernel(half).into_iter().enumerate() {
+                        // What is written after the strip is the next channel's, which comes later, or lies between the places.
+                        let at = (i * IN + j) * stride + (input - begin) * STRIP + lane;
+                        store::<S>(&mut out[at..][..lanes], number.value);
+                    }
+                }
             }
         }
     }

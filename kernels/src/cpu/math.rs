@@ -1,5 +1,10 @@
 //! Functions of one number, written so that a compiler turns a loop over them into vector instructions.
 
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+#[cfg(target_arch = "x86_64")]
+use pulp::Arch;
+
 /// 2ˣ to a unit in the last place; below -126 it is 2⁻¹²⁶, above 127 it is 2¹²⁷.
 #[inline(always)]
 pub(crate) fn exp2(x: f32) -> f32 {
@@ -91,6 +96,50 @@ pub(crate) fn gelu(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn bell(x: f32) -> f32 {
     exp(-0.5 * x * x) * 0.398_942_3
+}
+
+/// A float of 16 bits, all of whose values f32 has too.
+pub(crate) trait Short: Copy + Sync {
+    /// Writes each value as f32.
+    fn widen(values: &[Self], out: &mut [f32]);
+}
+
+impl Short for f16 {
+    fn widen(values: &[Self], out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Arch::V4(simd) = Arch::new() {
+            return simd.vectorize(
+                #[inline(always)]
+                || {
+                    let bits = values.reinterpret_cast();
+                    let (lines, rest) = bits.as_chunks::<16>();
+                    let (out, out_rest) = out.as_chunks_mut::<16>();
+                    for (line, out) in lines.iter().zip(out) {
+                        let wide = simd.avx512f._mm512_cvtph_ps(pulp::cast(*line));
+                        *out = pulp::cast(wide);
+                    }
+                    for (bits, out) in rest.iter().zip(out_rest) {
+                        *out = f16::from_bits(*bits).to_f32();
+                    }
+                },
+            );
+        }
+        values.convert_to_f32_slice(out);
+    }
+}
+
+impl Short for bf16 {
+    fn widen(values: &[Self], out: &mut [f32]) {
+        vectorized(
+            #[inline(always)]
+            || {
+                let bits = values.reinterpret_cast();
+                for (bits, out) in bits.iter().zip(out) {
+                    *out = f32::from_bits(u32::from(*bits) << 16);
+                }
+            },
+        );
+    }
 }
 
 /// Runs `work` compiled for the widest vectors that this machine has. What it calls must be inlined into it.

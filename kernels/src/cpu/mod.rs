@@ -16,4 +16,4 @@ mod turn;
 
 pub(crate) use bf16::{allow as allow_rounding, available as can_round};
 pub(crate) use memory::{keep_freed_memory, return_freed_memory};
-pub(crate) use ops::{CpuOps, Factored, all_fused, on_cpu, rounds_products, stays_short};
+pub(crate) use ops::{CpuOps, Factored, all_fused, is_short, on_cpu, rounds_products, stays_short};

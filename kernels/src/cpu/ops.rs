@@ -13,7 +13,7 @@ use burn::tensor::{Bytes, DType, FloatDType, Shape, Tensor, f16};
 
 use super::attention::{self, Heads};
 use super::bf16::{self, Factor, Kernels, Numbers};
-use super::convolution::{self, Weight};
+use super::convolution;
 use super::gemm::{self, Matrix};
 use super::memory;
 use super::norm::{self, Groups};
@@ -66,7 +66,8 @@ pub(crate) fn stays_short<const D: usize>(weight: &Tensor<D>) -> bool {
     rounds_products() && is_short(weight)
 }
 
-fn is_short<const D: usize>(weight: &Tensor<D>) -> bool {
+/// Whether a weight is of 16-bit floats on the CPU.
+pub(crate) fn is_short<const D: usize>(weight: &Tensor<D>) -> bool {
     matches!(weight.dtype(), DType::F16 | DType::BF16) && on_cpu(weight)
 }
 
@@ -860,11 +861,8 @@ fn convolve(
             numbers: numbers(&weight),
             backward,
         };
-        bf16::convolve(x, kernels, bias, shape).unwrap_or_else(|| {
-            let weight = in_f32(weight);
-            let data = slice(&weight);
-            convolution::convolve(x, Weight { data, backward }, bias, shape)
-        })
+        bf16::convolve(x, kernels, bias, shape)
+            .unwrap_or_else(|| convolution::convolve(x, kernels, bias, shape))
     } else {
         let weight = in_f32(weight);
         let kernel = Matrix::new(slice(&weight), weight.shape()[0], weight.shape()[1]);

@@ -3,7 +3,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, FloatDType, TensorData};
+use burn::tensor::{Bytes, DType, FloatDType, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use pytorch_reader::PytorchReader;
@@ -154,10 +154,8 @@ impl TensorFile {
                 | (StoredType::BF16, FloatDType::BF16)
                 | (StoredType::F32, FloatDType::F32)
         );
-        // A float of 4 bytes may begin at every fourth.
-        let aligned = bytes.as_ptr().align_offset(4) == 0;
-        if same && aligned && !transpose && cfg!(target_endian = "little") {
-            return Ok(TensorData::from_bytes_vec(bytes, shape, dtype.into()));
+        if same && !transpose && cfg!(target_endian = "little") {
+            return Ok(TensorData::from_bytes(bytes, shape, dtype.into()));
         }
         Ok(match dtype {
             FloatDType::F16 => data::<f16>(&bytes, stored, shape, transpose),
@@ -185,15 +183,15 @@ impl TensorFile {
         }
     }
 
-    /// The tensor's bytes, as many as its shape and type ask for.
-    fn bytes(&self, name: &str, tensor: &Stored) -> Result<Vec<u8>, CheckpointError> {
+    /// The tensor's bytes, as many as its shape and type ask for, aligned for that type.
+    fn bytes(&self, name: &str, tensor: &Stored) -> Result<Bytes, CheckpointError> {
         let shard = &self.shards[tensor.shard];
         let wanted = numbers(&tensor.shape) * tensor.dtype.size();
         let bytes = match &tensor.place {
             // Read and not mapped: a map's pages would count as this process's memory as long as the file is open.
             Place::File(range) => match &shard.file {
                 Some(file) => {
-                    let mut bytes = vec![0; range.len()];
+                    let mut bytes = zeros(range.len(), tensor.dtype);
                     read_at(file, range.start as u64, &mut bytes).map_err(|source| {
                         CheckpointError::Io {
                             path: shard.path.clone(),
@@ -205,10 +203,11 @@ impl TensorFile {
                 None => None,
             },
             Place::Pickled(pickled) => {
-                Some(pickled.read().map_err(|e| CheckpointError::Damaged {
+                let bytes = pickled.read().map_err(|e| CheckpointError::Damaged {
                     path: shard.path.clone(),
                     reason: e.to_string(),
-                })?)
+                })?;
+                Some(Bytes::from_bytes_vec(bytes))
             }
         };
         bytes
@@ -310,6 +309,16 @@ impl TensorFile {
             }
         }
         Ok(())
+    }
+}
+
+/// Zeros to read numbers of a type into, which a tensor can then take as they lie.
+fn zeros(len: usize, dtype: StoredType) -> Bytes {
+    match dtype.size() {
+        2 if len.is_multiple_of(2) => Bytes::from_elems(vec![0u16; len / 2]),
+        4 if len.is_multiple_of(4) => Bytes::from_elems(vec![0u32; len / 4]),
+        8 if len.is_multiple_of(8) => Bytes::from_elems(vec![0u64; len / 8]),
+        _ => Bytes::from_elems(vec![0u8; len]),
     }
 }
 

@@ -19,6 +19,7 @@ use half::{bf16, f16};
 use super::attention::{Gradients, Heads};
 use super::convolution::Shape;
 use super::gemm::Matrix;
+use super::math::Short;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use panel::Amx;
 
@@ -54,6 +55,18 @@ pub(crate) enum Numbers<'a> {
     F32(&'a [f32]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
+}
+
+impl Numbers<'_> {
+    /// Those from `first` on as f32.
+    pub(crate) fn widen(&self, first: usize, out: &mut [f32]) {
+        let here = first..first + out.len();
+        match self {
+            Self::F32(data) => out.copy_from_slice(&data[here]),
+            Self::F16(data) => Short::widen(&data[here], out),
+            Self::Bf16(data) => Short::widen(&data[here], out),
+        }
+    }
 }
 
 /// A matrix of any float type: element `(row, column)` lies at `row · strides[0] + column · strides[1]`.
