@@ -149,6 +149,7 @@ def main():
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what both sides compute on")
     parser.add_argument("--dtype", choices=("f32", "f16", "bf16"), default="f32", help="weights and activations, on a GPU but for the VAE and training steps, which are f32; on the processor bf16 is what samecast's products are rounded to, and PyTorch's own")
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.device == "cpu" and options.dtype == "f16":
         parser.error("--dtype f16: on the processor samecast computes in f32, or its products in bf16; --device cuda has f16")
     if options.binary and not options.binary.is_file():

@@ -79,6 +79,7 @@ def main():
     parser.add_argument("--leave-out", action="append", default=[], metavar="SIDE", help="such as 'samecast --precision f32'; may be given several times")
     parser.add_argument("--out", type=Path, default=Path("whole"), help="OUT.md and OUT.json are written")
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for path in (options.samecast, options.model / "unet" / "config.json"):
         if not path.is_file():
             parser.error(f"{path}: no such file")
