@@ -1,4 +1,4 @@
-//! SHA-256 of files. That of a checkpoint takes a core ten seconds, so it is remembered where the system keeps what can be made again.
+//! SHA-256 of files. That of a checkpoint takes a core seconds, so it is remembered where the system keeps what can be made again.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader};

@@ -97,7 +97,7 @@ impl Shape {
 }
 
 impl Kernels<'_> {
-    /// The nine numbers of the kernels between input channels, one after the other, and the output channels from `first` on, next to each other.
+    /// The nine numbers of the kernels between `inputs`, one after the other, and `outputs`, next to each other. `wide` is room for those of 16 bits.
     #[inline(always)]
     fn turned(
         &self,
