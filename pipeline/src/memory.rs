@@ -48,7 +48,7 @@ impl WeightsMemory {
         Self {
             text_encoder: part(Part::TextEncoder, dtype, MatrixType::Computed),
             unet: part(Part::Unet, dtype, options.unet_matrices),
-            vae: part(Part::Vae, FloatDType::F32, MatrixType::Computed),
+            vae: part(Part::Vae, FloatDType::F32, options.vae_matrices()),
         }
     }
 

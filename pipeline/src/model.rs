@@ -40,8 +40,18 @@ pub struct OpenOptions {
     pub tokenizer: Option<PathBuf>,
     /// What the model predicts, where its files do not say or are wrong.
     pub prediction_type: Option<PredictionType>,
-    /// In what number type the UNet's matrices and kernels are kept.
+    /// In what number type the UNet's matrices and kernels are kept. Where it is not the computed one, the VAE's stay in 16 bits too if the file
+    /// has them so.
     pub unet_matrices: MatrixType,
+}
+
+impl OpenOptions {
+    pub(crate) fn vae_matrices(&self) -> MatrixType {
+        match self.unet_matrices {
+            MatrixType::Computed => MatrixType::Computed,
+            MatrixType::Stored | MatrixType::As(_) => MatrixType::Stored,
+        }
+    }
 }
 
 impl StableDiffusion {
@@ -120,7 +130,14 @@ impl StableDiffusion {
                     matrices: options.unet_matrices,
                 },
             )?,
-            vae: checkpoint.load(Part::Vae, vae.init(device), FloatDType::F32)?,
+            vae: checkpoint.load(
+                Part::Vae,
+                vae.init(device),
+                NumberTypes {
+                    dtype: FloatDType::F32,
+                    matrices: options.vae_matrices(),
+                },
+            )?,
             scheduler,
             dtype,
         })

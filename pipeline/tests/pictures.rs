@@ -382,20 +382,21 @@ fn weights_kept_in_16_bits_draw_the_same() {
         StableDiffusion::open(folder, &options, FloatDType::F32, &device()).unwrap()
     };
     let (kept, widened) = (open_with(MatrixType::Stored), open());
-    let halves = |model: &StableDiffusion| {
-        struct Count(usize);
-        impl ModuleVisitor for Count {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.0 += usize::from(param.val().dtype() == DType::F16);
-            }
+    struct Halves(usize);
+    impl ModuleVisitor for Halves {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 += usize::from(param.val().dtype() == DType::F16);
         }
-        let mut count = Count(0);
-        model.unet.visit(&mut count);
-        count.0
+    }
+    let halves = |model: &StableDiffusion| {
+        let (mut unet, mut vae) = (Halves(0), Halves(0));
+        model.unet.visit(&mut unet);
+        model.vae.visit(&mut vae);
+        [unet.0, vae.0]
     };
-    assert_eq!(halves(&widened), 0);
+    assert_eq!(halves(&widened), [0, 0]);
     let all = halves(&kept);
-    assert!(all > 200, "{all}");
+    assert!(all[0] > 200 && all[1] > 20, "{all:?}");
 
     let request = Request {
         prompt: "a portrait, smiling".into(),
@@ -411,13 +412,28 @@ fn weights_kept_in_16_bits_draw_the_same() {
     };
     assert_eq!(draw(&kept), draw(&widened));
 
+    // The VAE's both halves, too.
+    let begun = Request {
+        init: Some(InitImage {
+            picture: picture(&reference().join("pictures").join("init.png")),
+            strength: 0.7,
+        }),
+        ..request.clone()
+    };
+    let finished = |model: &StableDiffusion| {
+        let drawn = model.generate(&begun, |_| ControlFlow::Continue(()));
+        let drawn = drawn.unwrap();
+        (values(drawn.latents), drawn.pictures)
+    };
+    assert_eq!(finished(&kept), finished(&widened));
+
     // A LoRA is added in full precision.
     let lora = lora_core::Lora::open(reference().join("lora").join("kohya.safetensors")).unwrap();
     let (kept, widened) = (
         kept.with_lora(&lora, 0.6).unwrap(),
         widened.with_lora(&lora, 0.6).unwrap(),
     );
-    assert!(halves(&kept) < all && halves(&kept) > 0);
+    assert!(halves(&kept)[0] < all[0] && halves(&kept)[0] > 0);
     assert_eq!(draw(&kept), draw(&widened));
 
     // Rounded where the file has more.

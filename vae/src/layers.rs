@@ -152,7 +152,7 @@ impl DownBlock {
     pub(crate) fn forward(&self, hidden: Tensor<4>) -> Tensor<4> {
         let hidden = self.resnets.iter().fold(hidden, |x, r| r.forward(x));
         match &self.downsamplers {
-            Some([downsampler]) => downsampler.conv.forward(hidden),
+            Some([downsampler]) => sd_kernels::conv2d(hidden, &downsampler.conv),
             None => hidden,
         }
     }

@@ -1,6 +1,11 @@
 //! Bytes of a file to numbers of a model, in one pass and on all cores.
 
+use std::io;
+use std::ops::Range;
+
 use burn::tensor::Element;
+use bytemuck::Zeroable;
+use bytemuck::allocation::zeroed_vec;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -52,15 +57,12 @@ const BLOCK: usize = 1024;
 const TILE: usize = 64;
 
 /// An element type that a model's weights may have.
-pub(super) trait Weight: Element {
-    const ZERO: Self;
+pub(super) trait Weight: Element + Zeroable {
     /// Reads `out.len()` numbers of type `stored` from `bytes`, which holds exactly as many.
     fn read(bytes: &[u8], stored: StoredType, out: &mut [Self]);
 }
 
 impl Weight for f32 {
-    const ZERO: Self = 0.0;
-
     fn read(bytes: &[u8], stored: StoredType, out: &mut [Self]) {
         match stored {
             StoredType::F32 => each(bytes, out, f32::from_le_bytes),
@@ -77,8 +79,6 @@ impl Weight for f32 {
 }
 
 impl Weight for f16 {
-    const ZERO: Self = f16::ZERO;
-
     fn read(bytes: &[u8], stored: StoredType, out: &mut [Self]) {
         match stored {
             StoredType::F16 => each(bytes, out, f16::from_le_bytes),
@@ -90,8 +90,6 @@ impl Weight for f16 {
 }
 
 impl Weight for bf16 {
-    const ZERO: Self = bf16::ZERO;
-
     fn read(bytes: &[u8], stored: StoredType, out: &mut [Self]) {
         match stored {
             StoredType::BF16 => each(bytes, out, bf16::from_le_bytes),
@@ -140,53 +138,96 @@ fn through_f32<T>(
     }
 }
 
-/// The numbers in the order of the file.
-pub(super) fn in_order<T: Weight>(bytes: &[u8], stored: StoredType) -> Vec<T> {
-    let size = stored.size().max(1);
-    let mut out = vec![T::ZERO; bytes.len() / size];
+/// Where the bytes of a tensor are.
+pub(super) trait Source: Sync {
+    /// Some of the bytes, which may be read into the buffer first.
+    fn piece<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]>;
+}
+
+impl Source for [u8] {
+    fn piece<'a>(&'a self, range: Range<usize>, _: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+        self.get(range)
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// The first `count` numbers, in the order of the file.
+pub(super) fn in_order<T: Weight>(
+    from: &(impl Source + ?Sized),
+    stored: StoredType,
+    count: usize,
+) -> io::Result<Vec<T>> {
+    let size = stored.size();
+    let mut out: Vec<T> = zeroed_vec(count);
     out.par_chunks_mut(PIECE)
-        .zip(bytes.par_chunks(PIECE * size))
-        .for_each(|(out, bytes)| T::read(bytes, stored, out));
-    out
+        .enumerate()
+        .try_for_each_init(Vec::new, |buffer, (index, out)| {
+            let start = index * PIECE * size;
+            let bytes = from.piece(start..start + out.len() * size, buffer)?;
+            T::read(bytes, stored, out);
+            Ok(())
+        })
+        .map(|()| out)
 }
 
 /// A `[rows, columns]` matrix of the file as `[columns, rows]`.
 pub(super) fn transposed<T: Weight>(
-    bytes: &[u8],
+    from: &(impl Source + ?Sized),
     stored: StoredType,
     [rows, columns]: [usize; 2],
-) -> Vec<T> {
-    let size = stored.size();
-    let mut out = vec![T::ZERO; rows * columns];
+) -> io::Result<Vec<T>> {
+    // Zeros by the system: `vec!` would write them for 16-bit floats, which a new page does not need.
+    let mut out: Vec<T> = zeroed_vec(rows * columns);
     if out.is_empty() {
-        return out;
+        return Ok(out);
     }
-    // A strip is `TILE` columns of the file, which are consecutive rows of the result.
-    out.par_chunks_mut(TILE * rows)
+    let size = stored.size();
+    // Some rows of the file, which are as many columns of the result: a piece of each of its lines.
+    let high = (PIECE / columns)
+        .next_multiple_of(TILE)
+        .clamp(TILE, rows.max(TILE));
+    let mut strips: Vec<Vec<&mut [T]>> = Vec::new();
+    strips.resize_with(rows.div_ceil(high), || Vec::with_capacity(columns));
+    for line in out.chunks_exact_mut(rows) {
+        for (strip, piece) in strips.iter_mut().zip(line.chunks_mut(high)) {
+            strip.push(piece);
+        }
+    }
+    strips
+        .into_par_iter()
         .enumerate()
-        .for_each(|(strip, out)| {
-            let first = strip * TILE;
-            let width = TILE.min(columns - first);
-            let mut tile = [T::ZERO; TILE * TILE];
-            for top in (0..rows).step_by(TILE) {
-                let height = TILE.min(rows - top);
-                for (row, piece) in tile.chunks_exact_mut(TILE).take(height).enumerate() {
-                    let start = ((top + row) * columns + first) * size;
-                    T::read(
-                        &bytes[start..start + width * size],
-                        stored,
-                        &mut piece[..width],
-                    );
-                }
-                for (column, line) in out.chunks_exact_mut(rows).enumerate() {
-                    let line = &mut line[top..top + height];
-                    for (number, from) in line.iter_mut().zip(tile[column..].iter().step_by(TILE)) {
-                        *number = *from;
-                    }
-                }
+        .try_for_each_init(Vec::new, |buffer, (index, mut lines)| {
+            let first = index * high;
+            let here = high.min(rows - first);
+            let bytes = from.piece(
+                first * columns * size..(first + here) * columns * size,
+                buffer,
+            )?;
+            for (block, lines) in lines.chunks_mut(TILE).enumerate() {
+                turn(&bytes[block * TILE * size..], stored, columns * size, lines);
             }
-        });
-    out
+            Ok(())
+        })
+        .map(|()| out)
+}
+
+/// Reads lines from columns: number `j` of line `i` is the `i`-th number in row `j` of `bytes`, whose rows are `stride` bytes apart.
+fn turn<T: Weight>(bytes: &[u8], stored: StoredType, stride: usize, lines: &mut [&mut [T]]) {
+    let length = lines.first().map_or(0, |line| line.len());
+    let width = lines.len() * stored.size();
+    let mut tile = [[T::zeroed(); TILE]; TILE];
+    for top in (0..length).step_by(TILE) {
+        let height = TILE.min(length - top);
+        for (row, to) in tile.iter_mut().take(height).enumerate() {
+            let start = (top + row) * stride;
+            T::read(&bytes[start..start + width], stored, &mut to[..lines.len()]);
+        }
+        for (column, line) in lines.iter_mut().enumerate() {
+            for (to, row) in line[top..top + height].iter_mut().zip(&tile) {
+                *to = row[column];
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -215,13 +256,13 @@ mod tests {
                 let mut file = vec![0; shift];
                 file.extend(bytes(&values, stored));
                 let file = &file[shift..];
-                let straight = in_order::<f32>(file, stored);
+                let straight = in_order::<f32>(file, stored, values.len()).unwrap();
                 prop_assert_eq!(&straight, &values);
-                let halves: Vec<f32> = in_order::<f16>(file, stored).iter().map(|h| h.to_f32()).collect();
+                let halves: Vec<f32> = in_order::<f16>(file, stored, values.len()).unwrap().iter().map(|h| h.to_f32()).collect();
                 prop_assert_eq!(&halves, &values);
-                let brains: Vec<f32> = in_order::<bf16>(file, stored).iter().map(|h| h.to_f32()).collect();
+                let brains: Vec<f32> = in_order::<bf16>(file, stored, values.len()).unwrap().iter().map(|h| h.to_f32()).collect();
                 prop_assert_eq!(&brains, &values);
-                let turned = transposed::<f32>(file, stored, [rows, columns]);
+                let turned = transposed::<f32>(file, stored, [rows, columns]).unwrap();
                 for (i, value) in values.iter().enumerate() {
                     prop_assert_eq!(turned[(i % columns) * rows + i / columns], *value);
                 }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use pytorch_reader::PytorchReader;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::convert::{StoredType, Weight, in_order, transposed};
+use super::convert::{Source, StoredType, Weight, in_order, transposed};
 use super::{CheckpointError, pickle, unpickle};
 
 /// The largest header that the safetensors format allows.
@@ -117,7 +118,8 @@ impl TensorFile {
     /// As [`TensorFile::read`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let tensor = self.stored(name)?;
-        Ok(in_order(&self.bytes(name, tensor)?, tensor.dtype))
+        let content = self.content(name, tensor)?;
+        in_order(&content, tensor.dtype, numbers(&tensor.shape)).map_err(self.io(tensor))
     }
 
     /// The type of a tensor's numbers, where it is a float type of 16 bits.
@@ -146,7 +148,7 @@ impl TensorFile {
                 found: tensor.shape.clone(),
             });
         }
-        let bytes = self.bytes(name, tensor)?;
+        let content = self.content(name, tensor)?;
         let stored = tensor.dtype;
         let same = matches!(
             (stored, dtype),
@@ -155,16 +157,18 @@ impl TensorFile {
                 | (StoredType::F32, FloatDType::F32)
         );
         if same && !transpose && cfg!(target_endian = "little") {
+            let bytes = content.whole(numbers(shape), stored);
+            let bytes = bytes.map_err(self.io(tensor))?;
             return Ok(TensorData::from_bytes(bytes, shape, dtype.into()));
         }
-        Ok(match dtype {
-            FloatDType::F16 => data::<f16>(&bytes, stored, shape, transpose),
-            FloatDType::BF16 => data::<bf16>(&bytes, stored, shape, transpose),
-            FloatDType::F32 | FloatDType::Flex32 => data::<f32>(&bytes, stored, shape, transpose),
-            FloatDType::F64 => {
-                data::<f32>(&bytes, stored, shape, transpose).convert_dtype(DType::F64)
-            }
-        })
+        let data = match dtype {
+            FloatDType::F16 => data::<f16>(&content, stored, shape, transpose),
+            FloatDType::BF16 => data::<bf16>(&content, stored, shape, transpose),
+            FloatDType::F32 | FloatDType::Flex32 => data::<f32>(&content, stored, shape, transpose),
+            FloatDType::F64 => data::<f32>(&content, stored, shape, transpose)
+                .map(|data| data.convert_dtype(DType::F64)),
+        };
+        data.map_err(self.io(tensor))
     }
 
     fn stored(&self, name: &str) -> Result<&Stored, CheckpointError> {
@@ -183,41 +187,39 @@ impl TensorFile {
         }
     }
 
-    /// The tensor's bytes, as many as its shape and type ask for, aligned for that type.
-    fn bytes(&self, name: &str, tensor: &Stored) -> Result<Bytes, CheckpointError> {
+    /// Where the tensor's bytes are, as many as its shape and type ask for.
+    fn content(&self, name: &str, tensor: &Stored) -> Result<Content<'_>, CheckpointError> {
         let shard = &self.shards[tensor.shard];
-        let wanted = numbers(&tensor.shape) * tensor.dtype.size();
-        let bytes = match &tensor.place {
-            // Read and not mapped: a map's pages would count as this process's memory as long as the file is open.
-            Place::File(range) => match &shard.file {
-                Some(file) => {
-                    let mut bytes = zeros(range.len(), tensor.dtype);
-                    read_at(file, range.start as u64, &mut bytes).map_err(|source| {
-                        CheckpointError::Io {
-                            path: shard.path.clone(),
-                            source,
-                        }
-                    })?;
-                    Some(bytes)
-                }
-                None => None,
-            },
-            Place::Pickled(pickled) => {
-                let bytes = pickled.read().map_err(|e| CheckpointError::Damaged {
-                    path: shard.path.clone(),
-                    reason: e.to_string(),
-                })?;
-                Some(Bytes::from_bytes_vec(bytes))
+        let damaged = |reason: String| CheckpointError::Damaged {
+            path: shard.path.clone(),
+            reason,
+        };
+        let (content, len) = match (&tensor.place, &shard.file) {
+            (Place::File(range), Some(file)) => {
+                let start = range.start as u64;
+                (Some(Content::File { file, start }), range.len())
+            }
+            (Place::File(_), None) => (None, 0),
+            (Place::Pickled(pickled), _) => {
+                let bytes = pickled.read().map_err(|e| damaged(e.to_string()))?;
+                let len = bytes.len();
+                (Some(Content::Memory(bytes)), len)
             }
         };
-        bytes
-            .filter(|bytes| bytes.len() == wanted)
-            .ok_or_else(|| CheckpointError::Damaged {
-                path: shard.path.clone(),
-                reason: format!(
-                    "`{name}` does not have the {wanted} bytes that its shape asks for"
-                ),
-            })
+        let wanted = numbers(&tensor.shape) * tensor.dtype.size();
+        content.filter(|_| len == wanted).ok_or_else(|| {
+            damaged(format!(
+                "`{name}` does not have the {wanted} bytes that its shape asks for"
+            ))
+        })
+    }
+
+    fn io(&self, tensor: &Stored) -> impl Fn(io::Error) -> CheckpointError {
+        let path = &self.shards[tensor.shard].path;
+        move |source| CheckpointError::Io {
+            path: path.clone(),
+            source,
+        }
     }
 
     fn add_index(&mut self, path: &Path) -> Result<(), CheckpointError> {
@@ -312,13 +314,44 @@ impl TensorFile {
     }
 }
 
-/// Zeros to read numbers of a type into, which a tensor can then take as they lie.
-fn zeros(len: usize, dtype: StoredType) -> Bytes {
-    match dtype.size() {
-        2 if len.is_multiple_of(2) => Bytes::from_elems(vec![0u16; len / 2]),
-        4 if len.is_multiple_of(4) => Bytes::from_elems(vec![0u32; len / 4]),
-        8 if len.is_multiple_of(8) => Bytes::from_elems(vec![0u64; len / 8]),
-        _ => Bytes::from_elems(vec![0u8; len]),
+/// The bytes of one tensor.
+enum Content<'a> {
+    /// From this offset on. They are read and not mapped: a map's pages would count as this process's memory as long as the file is open.
+    File {
+        file: &'a File,
+        start: u64,
+    },
+    Memory(Vec<u8>),
+}
+
+impl Content<'_> {
+    /// All `count` numbers, aligned so that a tensor can take them as they lie.
+    fn whole(self, count: usize, dtype: StoredType) -> io::Result<Bytes> {
+        let (file, start) = match self {
+            Self::File { file, start } => (file, start),
+            Self::Memory(bytes) => return Ok(Bytes::from_bytes_vec(bytes)),
+        };
+        let mut bytes = match dtype.size() {
+            2 => Bytes::from_elems(vec![0u16; count]),
+            4 => Bytes::from_elems(vec![0u32; count]),
+            size => Bytes::from_elems(vec![0u8; size * count]),
+        };
+        read_at(file, start, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl Source for Content<'_> {
+    fn piece<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+        match self {
+            Self::File { file, start } => {
+                buffer.resize(range.len().max(buffer.len()), 0);
+                let piece = &mut buffer[..range.len()];
+                read_at(file, start + range.start as u64, piece)?;
+                Ok(piece)
+            }
+            Self::Memory(bytes) => bytes.piece(range, buffer),
+        }
     }
 }
 
@@ -327,18 +360,18 @@ fn numbers(shape: &[usize]) -> usize {
 }
 
 fn data<T: Weight>(
-    bytes: &[u8],
+    content: &Content<'_>,
     stored: StoredType,
     shape: &[usize],
     transpose: bool,
-) -> TensorData {
-    match *shape {
+) -> io::Result<TensorData> {
+    Ok(match *shape {
         [rows, columns] if transpose => TensorData::new(
-            transposed::<T>(bytes, stored, [rows, columns]),
+            transposed::<T>(content, stored, [rows, columns])?,
             [columns, rows],
         ),
-        _ => TensorData::new(in_order::<T>(bytes, stored), shape),
-    }
+        _ => TensorData::new(in_order::<T>(content, stored, numbers(shape))?, shape),
+    })
 }
 
 enum Kind {
@@ -348,16 +381,16 @@ enum Kind {
 
 /// Fills `bytes` from an offset on, whatever other threads read meanwhile.
 #[cfg(unix)]
-fn read_at(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+fn read_at(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }
 
 /// Fills `bytes` from an offset on, whatever other threads read meanwhile.
 #[cfg(windows)]
-fn read_at(file: &File, mut offset: u64, mut bytes: &mut [u8]) -> std::io::Result<()> {
+fn read_at(file: &File, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             read => {
                 bytes = &mut bytes[read..];
                 offset += read as u64;
@@ -373,7 +406,7 @@ fn map(path: &Path) -> Result<(File, Mmap), CheckpointError> {
         source,
     };
     let file = File::open(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => CheckpointError::NotFound {
+        io::ErrorKind::NotFound => CheckpointError::NotFound {
             path: path.to_owned(),
         },
         _ => io(source),
@@ -394,7 +427,7 @@ fn map(path: &Path) -> Result<(File, Mmap), CheckpointError> {
 }
 
 /// The one `unsafe` of this crate: without a map, a checkpoint would be in memory twice.
-fn map_read_only(file: &File) -> std::io::Result<Mmap> {
+fn map_read_only(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is read-only and private to `TensorFile`, which hands out copies of its bytes, never references. What a map cannot
     // rule out is that another process changes the file meanwhile: the numbers read would then be others, or the read end in SIGBUS where
     // the file got shorter, as in every program that maps its model. Every bit pattern is a valid `u8`, and all lengths and offsets are
@@ -585,7 +618,7 @@ fn damaged(path: &Path, reason: String) -> CheckpointError {
 /// # Errors
 /// `None` if the file is none of these either, so that the first reason is the one to tell.
 fn archived(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Stored)>, Option<CheckpointError>> {
-    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(|_| None)?;
+    let mut archive = zip::ZipArchive::new(io::Cursor::new(bytes)).map_err(|_| None)?;
     let mut entries: BTreeMap<String, Range<usize>> = BTreeMap::new();
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|_| None)?;
@@ -665,8 +698,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
         path: path.to_owned(),
         reason,
     };
-    let io = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => {
+    let io = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => {
             config("the file does not exist; download the whole model again".to_owned())
         }
         _ => CheckpointError::Io {
