@@ -16,6 +16,9 @@ const BLOCK: usize = 128;
 /// the one costs rows times columns, the other the inner axis times columns.
 const FEW_ROWS: usize = 512;
 
+/// Length of the output's contiguous axis that `gemm` gets at once.
+const SIDE: usize = 256;
+
 /// A matrix somewhere in a slice: element `(row, column)` lies at `row · strides[0] + column · strides[1]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix<'a> {
@@ -136,34 +139,22 @@ pub(crate) fn multiply<'a>(
             &a.data[(row * a.strides[0]).min(a.data.len())..],
             &b.data[(column * b.strides[1]).min(b.data.len())..],
         );
-        let multiply = |out: *mut f32, [down, along]: [usize; 2]| {
+        let multiply = |out: *mut f32, strides: [usize; 2]| {
+            let a = Matrix {
+                data: left,
+                rows: high,
+                ..a
+            };
+            let b = Matrix {
+                data: right,
+                columns: wide,
+                ..b
+            };
             // SAFETY: `fits` made sure that both operands' blocks lie in their slices, and `out` is a block of `high` rows and `wide` columns
             // with these strides: either a buffer of this task's, or the output's block, which begins at `row` and `column` and lies in an
-            // output of `rows · columns` floats. The blocks of different tasks do not overlap. `read_dst` is false, so that the block need
-            // not be initialised.
-            unsafe {
-                gemm::gemm(
-                    high,
-                    wide,
-                    inner,
-                    out,
-                    along as isize,
-                    down as isize,
-                    false,
-                    left.as_ptr(),
-                    a.strides[1] as isize,
-                    a.strides[0] as isize,
-                    right.as_ptr(),
-                    b.strides[1] as isize,
-                    b.strides[0] as isize,
-                    0.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    Parallelism::None,
-                );
-            }
+            // output of `rows · columns` floats. The blocks of different tasks do not overlap. What was there is not read, so that the block
+            // need not be initialised.
+            unsafe { on_one_thread(out, strides, false, a, b) }
         };
         // SAFETY: the block begins in the output.
         let place = unsafe { target.at(row * columns + column) };
@@ -275,28 +266,60 @@ pub(crate) fn accumulate(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     let (rows, columns, inner) = (a.rows, b.columns, a.columns);
     assert!(a.fits() && b.fits() && inner == b.rows && out.len() == rows * columns);
     // SAFETY: `fits` made sure that both operands lie in their slices, and the output holds `rows · columns` floats, borrowed mutably.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            out.as_mut_ptr(),
-            1,
-            columns as isize,
-            true,
-            a.data.as_ptr(),
-            a.strides[1] as isize,
-            a.strides[0] as isize,
-            b.data.as_ptr(),
-            b.strides[1] as isize,
-            b.strides[0] as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    unsafe { on_one_thread(out.as_mut_ptr(), [columns, 1], true, a, b) }
+}
+
+/// Writes `A · B`, or adds it to what is there, on the thread that calls.
+///
+/// `gemm` packs as much of an operand at once as fills the whole second-level cache, from which its other data then drives it again. So it gets
+/// less of the output's contiguous axis at a time: linear layers of 154 and 512 rows take 0.85 to 0.92 of the time.
+///
+/// # Safety
+/// Element `(row, column)` of the output lies at `row · strides[0] + column · strides[1]` from `out`, and no other reference to it is in use. Both
+/// operands lie in their slices. What is added to is initialised.
+unsafe fn on_one_thread(
+    out: *mut f32,
+    [down, along]: [usize; 2],
+    add: bool,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+) {
+    let (rows, columns) = (a.rows, b.columns);
+    let by_rows = down == 1 && along > 1;
+    let side = if by_rows { rows } else { columns };
+    // The operand that is not packed then lies along the inner axis in most products, and is read as it lies.
+    gemm::set_rhs_packing_threshold(usize::MAX);
+    for first in (0..side).step_by(SIDE) {
+        let here = SIDE.min(side - first);
+        let ([row, column], [high, wide]) = if by_rows {
+            ([first, 0], [here, columns])
+        } else {
+            ([0, first], [rows, here])
+        };
+        // SAFETY: as the caller says of the whole; this block of rows or columns lies in it.
+        unsafe {
+            gemm::gemm(
+                high,
+                wide,
+                a.columns,
+                out.add(row * down + column * along),
+                along as isize,
+                down as isize,
+                add,
+                a.data.as_ptr().add(row * a.strides[0]),
+                a.strides[1] as isize,
+                a.strides[0] as isize,
+                b.data.as_ptr().add(column * b.strides[1]),
+                b.strides[1] as isize,
+                b.strides[0] as isize,
+                if add { 1.0 } else { 0.0 },
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
     }
 }
 
