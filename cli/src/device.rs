@@ -51,8 +51,8 @@ pub enum Precision {
     F32,
     /// 16-bit floats; on the processor the weights alone.
     F16,
-    /// 16-bit floats with the range of 32-bit ones; on the processor the weights, and the factors of all products where it multiplies those many
-    /// times faster (Intel's with AMX).
+    /// 16-bit floats with the range of 32-bit ones; on the processor the weights, and the factors of products where it multiplies those faster
+    /// (AMD's since Zen 4, Intel's with AMX).
     Bf16,
 }
 

@@ -39,7 +39,7 @@ pub fn run(common: &Common) -> Result<Value, Failure> {
                     format!("{cores} cores, ")
                 };
                 let products = match bf16_products && !several {
-                    true => ", products in bf16 many times faster",
+                    true => ", products in bf16 faster than in f32",
                     false => "",
                 };
                 print(format_args!(

@@ -127,6 +127,54 @@ fn recomputed(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, causal: bool) 
     ))
 }
 
+/// How far a product and its gradients are from the portable ones.
+fn linear_apart(
+    [batch, rows, from]: [usize; 3],
+    to: usize,
+    turned: bool,
+    biased: bool,
+    seed: u64,
+) -> f64 {
+    let (x, b) = (leaf([batch, rows, from], seed), leaf([to], seed + 2));
+    let w = leaf(if turned { [to, from] } else { [from, to] }, seed + 1);
+    let weight = || {
+        if turned {
+            w.clone().transpose()
+        } else {
+            w.clone()
+        }
+    };
+    let bias = || biased.then(|| b.clone());
+    let gradients = |grads: &Gradients| {
+        let mut all = vec![gradient(&x, grads), gradient(&w, grads)];
+        all.extend(biased.then(|| gradient(&b, grads)));
+        all
+    };
+    apart(
+        &result(crate::product(x.clone(), weight(), bias()), gradients),
+        &result(portable::linear(x.clone(), weight(), bias()), gradients),
+    )
+}
+
+/// `gemm` gets blocks of 256 along the output's contiguous axis, which is the one of rows where few of them are multiplied by a turned weight.
+#[test]
+fn linear_of_several_blocks_agrees() {
+    for (rows, from, to) in [
+        (700, 20, 610),
+        (610, 9, 257),
+        (20, 610, 513),
+        (300, 950, 530),
+    ] {
+        for (turned, biased) in [(false, true), (true, true), (true, false)] {
+            let error = linear_apart([1, rows, from], to, turned, biased, 7);
+            assert!(
+                error < 1e-5,
+                "{rows}, {from} to {to}, turned: {turned}: {error:e}"
+            );
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -257,19 +305,7 @@ proptest! {
 
     #[test]
     fn linear_agrees(batch in 1usize..3, rows in 1usize..300, from in 1usize..70, to in 1usize..300, turned in any::<bool>(), biased in any::<bool>(), seed in 0u64..1000) {
-        let (x, b) = (leaf([batch, rows, from], seed), leaf([to], seed + 2));
-        let w = leaf(if turned { [to, from] } else { [from, to] }, seed + 1);
-        let weight = || if turned { w.clone().transpose() } else { w.clone() };
-        let bias = || biased.then(|| b.clone());
-        let gradients = |grads: &Gradients| {
-            let mut all = vec![gradient(&x, grads), gradient(&w, grads)];
-            all.extend(biased.then(|| gradient(&b, grads)));
-            all
-        };
-        let error = apart(
-            &result(crate::product(x.clone(), weight(), bias()), gradients),
-            &result(portable::linear(x.clone(), weight(), bias()), gradients),
-        );
+        let error = linear_apart([batch, rows, from], to, turned, biased, seed);
         prop_assert!(error < 1e-5, "{error:e}");
     }
 

@@ -86,7 +86,7 @@ pub enum Float32MatmulPrecision {
     /// In f32.
     #[default]
     Highest,
-    /// Each factor rounded to bf16, sums in f32, where the processor multiplies so many times faster; in f32 where it does not.
+    /// Each factor rounded to bf16, sums in f32, where the processor multiplies so faster; in f32 where it does not.
     Medium,
 }
 
@@ -95,7 +95,7 @@ pub enum Float32MatmulPrecision {
 ///
 /// At `Medium`, results differ from those in f32 by 2⁻⁹ of each factor, as where PyTorch computes in bf16; what is between the products, and where
 /// they are summed, stays f32. Weights in 16 bits are taken as they are. It changes anything only with the feature `flex`, and where
-/// [`has_bf16_products`].
+/// [`has_bf16_products`]; on a processor without AMX 3×3 convolutions stay in f32, for by minimal filtering they are faster so.
 pub fn set_float32_matmul_precision(precision: Float32MatmulPrecision) {
     #[cfg(feature = "flex")]
     cpu::allow_rounding(precision == Float32MatmulPrecision::Medium);
@@ -112,7 +112,8 @@ pub fn get_float32_matmul_precision() -> Float32MatmulPrecision {
     Float32MatmulPrecision::Highest
 }
 
-/// Whether this processor multiplies bf16 many times faster than f32, and the system lets it: Intel's with AMX, under Linux 5.16 or newer.
+/// Whether this processor multiplies bf16 faster than f32, and the system lets it: AMD's since Zen 4, twice as fast, and Intel's with AMX, under Linux
+/// 5.16 or newer, many times.
 pub fn has_bf16_products() -> bool {
     #[cfg(feature = "flex")]
     return cpu::can_round();

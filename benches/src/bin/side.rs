@@ -41,7 +41,7 @@ fn serve() -> Result<()> {
         FloatDType::BF16 if on_processor(&device) => {
             ensure!(
                 sd_kernels::has_bf16_products(),
-                "this processor has no products in bf16 (AMX)"
+                "this processor has no products in bf16 (AMD's since Zen 4 have, and Intel's with AMX)"
             );
             sd_kernels::set_float32_matmul_precision(Float32MatmulPrecision::Medium);
             FloatDType::F32

@@ -530,14 +530,11 @@ fn numbers(tensor: &FlexTensor) -> Numbers<'_> {
 
 /// `A · B`, `[rows of A, columns of B]`, with a bias added to every row.
 fn product(a: Matrix<'_>, b: Factor<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-    product_of(a, b, bias, false)
+    bf16::product(a.into(), b, bias).unwrap_or_else(|| exact_product(a, b, bias))
 }
 
-/// The same; what is `precise` does not round B to 8 bits where it rounds A.
-fn product_of(a: Matrix<'_>, b: Factor<'_>, bias: Option<&[f32]>, precise: bool) -> Vec<f32> {
-    if let Some(values) = bf16::product(a.into(), b, bias, precise) {
-        return values;
-    }
+/// The same, never rounded.
+fn exact_product(a: Matrix<'_>, b: Factor<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let widened;
     let data = match b.numbers {
         Numbers::F32(numbers) => numbers,
@@ -583,16 +580,6 @@ fn forwards(tensor: FlexTensor) -> FlexTensor {
 }
 
 fn multiply(input: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
-    multiply_by(input, weight, bias, false)
-}
-
-/// The same, with what is [precise](product_of).
-fn multiply_by(
-    input: FlexTensor,
-    weight: FlexTensor,
-    bias: Option<FlexTensor>,
-    precise: bool,
-) -> FlexTensor {
     let (input, weight) = (contiguous(input), forwards(weight));
     let bias = bias.map(|bias| bias.to_contiguous());
     let (mut shape, weight) = (input.shape(), matrix(&weight));
@@ -601,8 +588,7 @@ fn multiply_by(
     let x = slice(&input);
     let rows = x.len() / weight.rows;
     let x = Matrix::new(x, rows, weight.rows);
-    let values = product_of(x, weight, bias.as_ref().map(slice), precise);
-    tensor(values, shape)
+    tensor(product(x, weight, bias.as_ref().map(slice)), shape)
 }
 
 /// What the gradient of a product needs: the input where the weight is trained, the weight where the input has a gradient.
@@ -732,43 +718,54 @@ struct Adapted([FlexTensor; 4]);
 
 impl Adapted {
     /// Of few rows the factors are applied to the activations; of many they are put on the weight first. Either takes as many multiplications
-    /// for each of the factors' ranks: `rows · (in + out)`, or `in · out`. A weight that they are on is not rounded to 8 bits, of which they might
-    /// change none.
+    /// for each of the factors' ranks: `rows · (in + out)`, or `in · out`. A weight that they are on is not rounded to bf16's 8 bits, of which they
+    /// might change none; where the product is rounded, theirs is one beside it.
     fn forward(&self, bias: FlexTensor) -> FlexTensor {
         let Self([input, weight, down, up]) = self;
         let [from, out] = weight.shape().dims();
-        let rows = input.layout().num_elements() / from.max(1);
-        if rows * (from + out) >= from * out {
-            return multiply_by(
-                input.clone(),
-                with_factors(weight, down, up),
-                Some(bias),
-                true,
-            );
-        }
-        let [input, weight, down, up, bias] = [
-            input.to_contiguous(),
-            forwards(weight.clone()),
-            down.to_contiguous(),
-            up.to_contiguous(),
-            bias.to_contiguous(),
-        ];
         let rank = down.shape()[0];
-        let x = Matrix::new(slice(&input), rows, from);
-        let mut values = product(x, matrix(&weight), Some(slice(&bias)));
-        let low = Matrix::new(slice(&down), rank, from);
-        let seen = product(x, low.transposed().into(), None);
-        let high = Matrix::new(slice(&up), out, rank);
-        gemm::accumulate_rows(
-            &mut values,
-            Matrix::new(&seen, rows, rank),
-            high.transposed(),
-        );
+        let rows = input.layout().num_elements() / from.max(1);
         let mut shape = input.shape();
         let last = shape.num_dims() - 1;
         shape[last] = out;
+        let [input, down, up, bias] =
+            [input, down, up, &bias].map(|tensor| contiguous(tensor.clone()));
+        let x = Matrix::new(slice(&input), rows, from);
+        let (low, high) = (
+            Matrix::new(slice(&down), rank, from),
+            Matrix::new(slice(&up), out, rank),
+        );
+        let bias = Some(slice(&bias));
+        if rows * (from + out) >= from * out && !beside(rank, [from, out]) {
+            let weight = with_factors(weight, &down, &up);
+            return tensor(exact_product(x, matrix(&weight), bias), shape);
+        }
+        let weight = forwards(weight.clone());
+        let seen = product(x, low.transposed().into(), None);
+        let seen = Matrix::new(&seen, rows, rank);
+        let values = product_and_more([x, seen], matrix(&weight), high.transposed(), bias);
         tensor(values, shape)
     }
+}
+
+/// Whether the factors of a weight `[in, out]` are multiplied beside it, however many rows there are, for products are rounded.
+fn beside(rank: usize, [from, out]: [usize; 2]) -> bool {
+    bf16::used() && rank * (from + out) <= from * out
+}
+
+/// `A · B + C · D`, with a bias added to every row.
+fn product_and_more(
+    [a, c]: [Matrix<'_>; 2],
+    b: Factor<'_>,
+    d: Matrix<'_>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let pairs = [[a.into(), b], [c.into(), d.into()]];
+    bf16::sum_of_products(&pairs, bias).unwrap_or_else(|| {
+        let mut values = exact_product(a, b, bias);
+        gemm::accumulate_rows(&mut values, c, d);
+        values
+    })
 }
 
 #[derive(Debug)]
@@ -797,14 +794,12 @@ impl Backward<Flex, 3> for AdaptedBackward {
         let pulled = product(g, high.into(), None);
         let pulled = Matrix::new(&pulled, g.rows, rank);
         if let Some(parent) = to_input {
-            let values = if g.rows >= out {
+            let values = if g.rows >= out && !beside(rank, [from, out]) {
                 let weight = with_factors(&weight, &down, &up);
-                product_of(g, matrix(&weight).transposed(), None, true)
+                exact_product(g, matrix(&weight).transposed(), None)
             } else {
                 let weight = forwards(weight);
-                let mut values = product(g, matrix(&weight).transposed(), None);
-                gemm::accumulate_rows(&mut values, pulled, low);
-                values
+                product_and_more([g, pulled], matrix(&weight).transposed(), low, None)
             };
             grads.register::<Flex>(parent.id, tensor(values, shape));
         }
@@ -876,7 +871,7 @@ fn convolve(
             Matrix::new(from, channels_in, cells)
         };
         let rounded: Option<Vec<Vec<f32>>> = (0..batch)
-            .map(|index| bf16::product(kernel.into(), member(index).into(), None, false))
+            .map(|index| bf16::product(kernel.into(), member(index).into(), None))
             .collect();
         let mut values = match rounded {
             Some(values) => values.concat(),

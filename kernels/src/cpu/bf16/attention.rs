@@ -11,9 +11,9 @@ use super::super::math;
 use super::super::memory::build_by;
 use super::super::tile::{Buffer, Rows};
 use super::panel::{
-    Amx, DEPTH, Lanes, Line, PANEL, Side, TILE, Tiles, halves, in_order, lines, lines_mut,
-    lines_of, load, turn,
+    DEPTH, Lanes, Line, PANEL, Side, TILE, halves, in_order, lines, lines_mut, lines_of, load, turn,
 };
+use super::unit::{Extent, Unit};
 
 /// Keys of a block of scores in the forward pass, with 32 queries; queries and keys of one in the backward pass.
 const BLOCK: usize = 4 * PANEL;
@@ -31,10 +31,10 @@ pub(super) fn pays(q: &Heads<'_>, k: &Heads<'_>, causal: bool) -> bool {
 }
 
 /// All panels of one head, one after the other.
-fn pack(amx: Amx, lanes: Lanes<'_>, side: Side, out: &mut [Line]) {
+fn pack(unit: Unit, lanes: Lanes<'_>, side: Side, out: &mut [Line]) {
     let size = lines_of(lanes.inner);
     for (panel, out) in out.chunks_exact_mut(size).enumerate() {
-        lanes.pack(amx, panel, side, out);
+        lanes.pack(unit, panel, side, out);
     }
 }
 
@@ -44,7 +44,12 @@ fn panel(packed: &[Line], index: usize, size: usize) -> &[Line] {
 
 /// `softmax(Q Kᵀ / √dim) V`, `[batch, queries, heads, dim]`, and of each query the binary logarithm of its sum of exponentials, `[batch · heads,
 /// queries]`.
-pub(super) fn forward(amx: Amx, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn forward(
+    unit: Unit,
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+) -> (Vec<f32>, Vec<f32>) {
     let (dim, queries, keys, heads) = (q.dim, q.positions, k.positions, q.batch * q.heads);
     let (k_panel, v_panel) = (lines_of(dim), lines_of(keys));
     let (k_size, v_size) = (
@@ -56,8 +61,8 @@ pub(super) fn forward(amx: Amx, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) -> (Ve
     each.enumerate().for_each(|(head, out)| {
         let (k_out, v_out) = out.split_at_mut(k_size);
         let of = |rows, turned| Lanes::of_rows(rows, [keys, dim], turned);
-        pack(amx, of(k.head(head), false), Side::Right, k_out);
-        pack(amx, of(v.head(head), true), Side::Right, v_out);
+        pack(unit, of(k.head(head), false), Side::Right, k_out);
+        pack(unit, of(v.head(head), true), Side::Right, v_out);
     });
     let chunk = queries
         .div_ceil((2 * rayon::current_num_threads()).div_ceil(heads))
@@ -82,7 +87,7 @@ pub(super) fn forward(amx: Amx, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) -> (Ve
         let counts = tasks.into_par_iter().map(|task| {
             let (k, v) =
                 packed[task.head * (k_size + v_size)..][..k_size + v_size].split_at(k_size);
-            task.run(amx, q, k, v, keys)
+            task.run(unit, q, k, v, keys)
         });
         counts.sum()
     };
@@ -102,7 +107,7 @@ struct Task<'a> {
 
 impl Task<'_> {
     /// Gives the number of floats written.
-    fn run(mut self, amx: Amx, q: Heads<'_>, k: &[Line], v: &[Line], keys: usize) -> usize {
+    fn run(mut self, unit: Unit, q: Heads<'_>, k: &[Line], v: &[Line], keys: usize) -> usize {
         let (dim, count) = (q.dim, self.sums.len());
         let (k_panel, v_panel) = (lines_of(dim), lines_of(keys));
         let (deep, wide) = (dim.div_ceil(DEPTH), dim.next_multiple_of(PANEL));
@@ -110,14 +115,14 @@ impl Task<'_> {
             scale: std::f32::consts::LOG2_E / (dim as f32).sqrt(),
             ..Lanes::of_rows(q.head(self.head).skip(self.first), [count, dim], false)
         };
-        let tiles = Tiles::new(amx);
+        let multiplier = unit.on_this_thread();
         let mut q_packed = Buffer::scratch(k_panel * TILE);
         let mut scores = Buffer::scratch(PANEL * BLOCK);
         let mut weights = Buffer::scratch(lines_of(BLOCK) * TILE);
         let mut mixed = Buffer::scratch(PANEL * wide);
         let mut written = 0;
         for first in (0..count).step_by(PANEL) {
-            queries.pack(amx, first / PANEL, Side::Left, lines_mut(q_packed.write()));
+            queries.pack(unit, first / PANEL, Side::Left, lines_mut(q_packed.write()));
             let q_halves = halves(lines(q_packed.read()), 0, deep);
             let rows = PANEL.min(count - first);
             let mut softmax = Softmax::new();
@@ -127,18 +132,28 @@ impl Task<'_> {
                 let scores = &mut scores.write()[..PANEL * stride];
                 for at in (0..here).step_by(PANEL) {
                     let k = halves(panel(k, (key + at) / PANEL, k_panel), 0, deep);
-                    tiles.multiply(q_halves, k, &mut scores[at..], stride, false);
+                    let extent = Extent {
+                        rows,
+                        inner: dim,
+                        columns: PANEL.min(here - at),
+                    };
+                    multiplier.multiply(q_halves, k, extent, &mut scores[at..], stride, false);
                 }
                 let weights = &mut lines_mut(weights.write())[..lines_of(here)];
-                let fades = softmax.weigh(amx, scores, stride, here, rows, weights);
+                let fades = softmax.weigh(unit, scores, stride, here, rows, weights);
                 if key > 0 {
-                    fade(amx, &fades, &mut mixed.write()[..], wide);
+                    fade(unit, &fades, &mut mixed.write()[..], wide);
                 }
                 let depth = here.div_ceil(DEPTH);
                 for (index, v) in v.chunks_exact(v_panel).enumerate() {
                     let v = halves(v, key / DEPTH, depth);
                     let out = &mut mixed.write()[index * PANEL..];
-                    tiles.multiply(halves(weights, 0, depth), v, out, wide, key > 0);
+                    let extent = Extent {
+                        rows,
+                        inner: here,
+                        columns: PANEL.min(dim - index * PANEL),
+                    };
+                    multiplier.multiply(halves(weights, 0, depth), v, extent, out, wide, key > 0);
                 }
             }
             let lines = mixed.read().chunks_exact(wide);
@@ -174,14 +189,14 @@ impl Softmax {
     /// are to be multiplied with.
     fn weigh(
         &mut self,
-        _: Amx,
+        _: Unit,
         scores: &mut [f32],
         stride: usize,
         count: usize,
         rows: usize,
         out: &mut [Line],
     ) -> [f32; PANEL] {
-        // SAFETY: an `Amx` is there only where the processor has these instructions.
+        // SAFETY: a `Unit` is there only where the processor has these instructions.
         unsafe { self.weigh_rows(scores, stride, count, rows, out) }
     }
 
@@ -239,7 +254,7 @@ fn whole(from: &[f32], at: usize) -> __m512 {
 }
 
 /// Multiplies each row with its own number.
-fn fade(_: Amx, fades: &[f32; PANEL], rows: &mut [f32], stride: usize) {
+fn fade(_: Unit, fades: &[f32; PANEL], rows: &mut [f32], stride: usize) {
     #[target_feature(enable = "avx512f")]
     fn each(fades: &[f32; PANEL], rows: &mut [f32], stride: usize) {
         for (fade, row) in fades.iter().zip(rows.chunks_exact_mut(stride)) {
@@ -248,7 +263,7 @@ fn fade(_: Amx, fades: &[f32; PANEL], rows: &mut [f32], stride: usize) {
             }
         }
     }
-    // SAFETY: an `Amx` is there only where the processor has these instructions.
+    // SAFETY: a `Unit` is there only where the processor has these instructions.
     unsafe { each(fades, rows, stride) }
 }
 
@@ -274,7 +289,7 @@ fn exp2(x: __m512) -> __m512 {
 const SHORT_EXP2: [f32; 4] = [0.055_171_642, 0.242_611_13, 0.693_260_97, 0.999_928_06];
 
 /// The backward pass, from the output and the sums of the forward one.
-pub(super) fn backward(amx: Amx, inputs: [Heads<'_>; 5], sums: &[f32]) -> Gradients {
+pub(super) fn backward(unit: Unit, inputs: [Heads<'_>; 5], sums: &[f32]) -> Gradients {
     let [q, k, ..] = inputs;
     let (dim, queries, keys, heads) = (q.dim, q.positions, k.positions, q.batch * q.heads);
     let zeros = |positions: usize| vec![0.0; heads * positions * dim];
@@ -290,7 +305,7 @@ pub(super) fn backward(amx: Amx, inputs: [Heads<'_>; 5], sums: &[f32]) -> Gradie
     tasks.for_each(|(head, ((dq, dk), dv))| {
         let inputs = inputs.map(|heads| heads.head(head));
         let sums = &sums[head * queries..][..queries];
-        backward_of_head(amx, inputs, sums, [queries, keys, dim], [dq, dk, dv]);
+        backward_of_head(unit, inputs, sums, [queries, keys, dim], [dq, dk, dv]);
     });
     all
 }
@@ -299,7 +314,7 @@ pub(super) fn backward(amx: Amx, inputs: [Heads<'_>; 5], sums: &[f32]) -> Gradie
 /// values Pᵀ dO, of the keys dSᵀ Q / √dim, of the queries dS K / √dim. Scores are computed with keys as rows, so that both left operands of the keys'
 /// products lie ready.
 fn backward_of_head(
-    amx: Amx,
+    unit: Unit,
     [q, k, v, out, grad]: [Rows<'_>; 5],
     sums: &[f32],
     [queries, keys, dim]: [usize; 3],
@@ -317,12 +332,12 @@ fn backward_of_head(
     sum_of[..queries].copy_from_slice(sums);
     let mut inner = vec![0f32; tall];
     for (row, inner) in inner.iter_mut().take(queries).enumerate() {
-        *inner = dot(amx, out.row(row, dim), grad.row(row, dim));
+        *inner = dot(unit, out.row(row, dim), grad.row(row, dim));
     }
     let packed = |lanes: Lanes<'_>, side| {
         let size = lines_of(lanes.inner);
         let mut packed = Buffer::scratch(lanes.count.div_ceil(PANEL) * size * TILE);
-        pack(amx, lanes, side, lines_mut(packed.write()));
+        pack(unit, lanes, side, lines_mut(packed.write()));
         packed
     };
     let of = |rows, count, turned| Lanes::of_rows(rows, [count, dim], turned);
@@ -357,7 +372,7 @@ fn backward_of_head(
     .map(|buffer| lines(buffer.read()));
     let (by_dim, by_query, by_key) = (lines_of(dim), lines_of(queries), lines_of(keys));
 
-    let tiles = Tiles::new(amx);
+    let multiplier = unit.on_this_thread();
     let mut dq_padded = Buffer::zeros(tall * wide);
     let mut dk_padded = Buffer::scratch(BLOCK * wide);
     let mut dv_padded = Buffer::scratch(BLOCK * wide);
@@ -378,6 +393,13 @@ fn backward_of_head(
             let turned = lines_mut(slopes_turned.write());
             for index in 0..panels {
                 let at = key / PANEL + index;
+                let rows = PANEL.min(keys - key - index * PANEL);
+                // Queries that there are not have scores of 0, for what comes of them must be a number.
+                let extent = Extent {
+                    rows,
+                    inner: dim,
+                    columns: PANEL,
+                };
                 let k = halves(panel(k_rows, at, by_dim), 0, deep);
                 let v = halves(panel(v_rows, at, by_dim), 0, deep);
                 for column in 0..across {
@@ -385,15 +407,21 @@ fn backward_of_head(
                     let q = halves(panel(q_lanes, at, by_dim), 0, deep);
                     let grad = halves(panel(grad_lanes, at, by_dim), 0, deep);
                     let place = column * PANEL;
-                    tiles.multiply(k, q, &mut scores.write()[place..], stride, false);
-                    tiles.multiply(v, grad, &mut slopes.write()[place..], stride, false);
+                    multiplier.multiply(k, q, extent, &mut scores.write()[place..], stride, false);
+                    multiplier.multiply(
+                        v,
+                        grad,
+                        extent,
+                        &mut slopes.write()[place..],
+                        stride,
+                        false,
+                    );
                 }
-                let rows = PANEL.min(keys - key - index * PANEL);
                 let size = lines_of(here);
                 let weights = &mut lines_mut(weights_packed.write())[..size];
                 let slopes_out = &mut lines_mut(slopes_packed.write())[..size];
                 weigh_back(
-                    amx,
+                    unit,
                     [
                         &scores.read()[..PANEL * stride],
                         &slopes.read()[..PANEL * stride],
@@ -404,6 +432,11 @@ fn backward_of_head(
                 );
                 let (weights, slopes_out) = (&*weights, &*slopes_out);
                 for part in 0..parts {
+                    let extent = Extent {
+                        rows,
+                        inner: here,
+                        columns: PANEL.min(dim - part * PANEL),
+                    };
                     let grad = halves(panel(grad_columns, part, by_query), query / DEPTH, depth);
                     let q = halves(panel(q_columns, part, by_query), query / DEPTH, depth);
                     let place = index * PANEL * wide + part * PANEL;
@@ -411,10 +444,12 @@ fn backward_of_head(
                         &mut dv_padded.write()[place..],
                         &mut dk_padded.write()[place..],
                     );
-                    tiles.multiply(halves(weights, 0, depth), grad, dv, wide, !first_query);
-                    tiles.multiply(halves(slopes_out, 0, depth), q, dk, wide, !first_query);
+                    let (weights, slopes) =
+                        (halves(weights, 0, depth), halves(slopes_out, 0, depth));
+                    multiplier.multiply(weights, grad, extent, dv, wide, !first_query);
+                    multiplier.multiply(slopes, q, extent, dk, wide, !first_query);
                 }
-                turn_over(amx, slopes_out, index, turned);
+                turn_over(unit, slopes_out, index, turned);
             }
             for column in 0..across {
                 let slopes = panel(turned, column, block);
@@ -422,7 +457,12 @@ fn backward_of_head(
                     let k = halves(panel(k_columns, part, by_key), key / DEPTH, panels);
                     let place = (query + column * PANEL) * wide + part * PANEL;
                     let out = &mut dq_padded.write()[place..];
-                    tiles.multiply(halves(slopes, 0, panels), k, out, wide, key > 0);
+                    let extent = Extent {
+                        rows: PANEL.min(here - column * PANEL),
+                        inner: BLOCK.min(keys - key),
+                        columns: PANEL.min(dim - part * PANEL),
+                    };
+                    multiplier.multiply(halves(slopes, 0, panels), k, extent, out, wide, key > 0);
                 }
             }
             first_query = false;
@@ -449,7 +489,7 @@ fn backward_of_head(
 }
 
 /// The sum of the products of two rows.
-fn dot(_: Amx, a: &[f32], b: &[f32]) -> f32 {
+fn dot(_: Unit, a: &[f32], b: &[f32]) -> f32 {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn dot(a: &[f32], b: &[f32]) -> f32 {
         let mut sum = _mm512_setzero_ps();
@@ -458,13 +498,13 @@ fn dot(_: Amx, a: &[f32], b: &[f32]) -> f32 {
         }
         _mm512_reduce_add_ps(sum)
     }
-    // SAFETY: an `Amx` is there only where the processor has these instructions.
+    // SAFETY: a `Unit` is there only where the processor has these instructions.
     unsafe { dot(a, b) }
 }
 
 /// Packs the weights and the scores' gradients of 32 keys, of which there are `rows`, by some queries, as left panels.
 fn weigh_back(
-    _: Amx,
+    _: Unit,
     [scores, slopes]: [&[f32]; 2],
     [sums, inner]: [&[f32]; 2],
     rows: usize,
@@ -499,7 +539,7 @@ fn weigh_back(
             }
         }
     }
-    // SAFETY: an `Amx` is there only where the processor has these instructions.
+    // SAFETY: a `Unit` is there only where the processor has these instructions.
     unsafe {
         weigh(
             [scores, slopes],
@@ -511,7 +551,7 @@ fn weigh_back(
 }
 
 /// From a left panel of 32 keys by some queries, the tiles `index` of left panels of these queries by a block of keys.
-fn turn_over(_: Amx, from: &[Line], index: usize, out: &mut [Line]) {
+fn turn_over(_: Unit, from: &[Line], index: usize, out: &mut [Line]) {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn each(from: &[Line], index: usize, out: &mut [Line]) {
         let half = from.len() / 2;
@@ -539,7 +579,7 @@ fn turn_over(_: Amx, from: &[Line], index: usize, out: &mut [Line]) {
             }
         }
     }
-    // SAFETY: an `Amx` is there only where the processor has these instructions.
+    // SAFETY: a `Unit` is there only where the processor has these instructions.
     unsafe { each(from, index, out) }
 }
 

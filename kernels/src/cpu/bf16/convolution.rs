@@ -9,10 +9,11 @@ use rayon::prelude::*;
 use super::super::convolution::Shape;
 use super::super::memory::build_by;
 use super::super::tile::Buffer;
+use super::amx::Amx;
 use super::panel::{
-    Amx, DEPTH, Line, Number, PANEL, TILE, Target, Tiles, in_order, in_pairs, lines, lines_mut,
-    load, turn,
+    DEPTH, Line, Number, PANEL, TILE, Target, in_order, in_pairs, lines, lines_mut, load, turn,
 };
+use super::unit::Unit;
 use super::{Kernels, Numbers};
 
 /// Positions whose sums are written together.
@@ -48,7 +49,7 @@ fn positions(shape: &Shape) -> usize {
 }
 
 impl Frame {
-    fn of(amx: Amx, input: &[f32], shape: Shape) -> Self {
+    fn of(unit: Unit, input: &[f32], shape: Shape) -> Self {
         let blocks = shape.channels_in.div_ceil(DEPTH);
         // The last tap of the last panel reads beyond the positions. The planes are of whole lines, an odd number of them, so that a tile's lines lie
         // in different sets of the cache.
@@ -58,7 +59,7 @@ impl Frame {
         cast_slice_mut::<f32, u32>(planes.write())
             .par_chunks_exact_mut(plane)
             .enumerate()
-            .for_each(|(pair, out)| fill_plane(amx, input, shape, pair, out));
+            .for_each(|(pair, out)| fill_plane(unit, input, shape, pair, out));
         Self {
             planes,
             plane,
@@ -68,7 +69,7 @@ impl Frame {
 }
 
 /// Writes the plane of one pair of channels.
-fn fill_plane(_: Amx, input: &[f32], shape: Shape, pair: usize, out: &mut [u32]) {
+fn fill_plane(_: Unit, input: &[f32], shape: Shape, pair: usize, out: &mut [u32]) {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn put(low: &[f32], high: &[f32], out: &mut [u32]) {
         for (at, out) in out.chunks_mut(TILE).enumerate() {
@@ -102,15 +103,15 @@ fn fill_plane(_: Amx, input: &[f32], shape: Shape, pair: usize, out: &mut [u32])
                 1 => (low, &[]),
                 _ => (low, high),
             };
-            // SAFETY: an `Amx` is there only where the processor has these instructions.
+            // SAFETY: a `Unit` is there only where the processor has these instructions.
             unsafe { put(low, high, &mut out[first..][..shape.width]) };
         }
     }
 }
 
 /// Packs 32 channels out as a left panel: `[half][block of channels in][tap]` tiles.
-fn pack_kernels(_: Amx, weight: Kernels<'_>, shape: Shape, panel: usize, out: &mut [Line]) {
-    // SAFETY: an `Amx` is there only where the processor has these instructions.
+fn pack_kernels(_: Unit, weight: Kernels<'_>, shape: Shape, panel: usize, out: &mut [Line]) {
+    // SAFETY: a `Unit` is there only where the processor has these instructions.
     unsafe {
         match weight.numbers {
             Numbers::F32(data) => pack_from(data, weight.backward, shape, panel, out),
@@ -256,17 +257,18 @@ pub(super) fn convolve(
         ..
     } = shape;
     assert!(bias.is_none_or(|bias| bias.len() == channels_out));
+    let unit = Unit::Tiles(amx);
     if batch * height * width == 0 {
         return vec![];
     }
-    let frame = Frame::of(amx, input, shape);
+    let frame = Frame::of(unit, input, shape);
     let size = 2 * frame.blocks * TAPS * TILE;
     let panels = channels_out.div_ceil(PANEL);
     let mut kernels = Buffer::scratch(panels * size * TILE);
     lines_mut(kernels.write())
         .par_chunks_exact_mut(size)
         .enumerate()
-        .for_each(|(panel, out)| pack_kernels(amx, weight, shape, panel, out));
+        .for_each(|(panel, out)| pack_kernels(unit, weight, shape, panel, out));
     let (across, positions) = (across(&shape), positions(&shape));
     let part = (PART / (frame.blocks * TILE * size_of::<u32>())).max(RUN) / RUN * RUN;
     let parts = positions.div_ceil(part);
@@ -278,7 +280,7 @@ pub(super) fn convolve(
             let (first, panel) = (task / panels * part, task % panels);
             let kernels = &kernels[panel * size..][..size];
             let channels = panel * PANEL..channels_out.min((panel + 1) * PANEL);
-            let tiles = Tiles::new(amx);
+            let tiles = amx.on_this_thread();
             let mut sums = Buffer::scratch(PANEL * RUN);
             let mut written = 0;
             let end = positions.min(first + part);
@@ -302,7 +304,7 @@ pub(super) fn convolve(
                             let place = (member * channels_out + channel) * height + y;
                             // SAFETY: the cells lie in one row of the picture. No other task has these positions of this channel.
                             let out = unsafe { target.part(place * width + x, wide) };
-                            put(amx, sums, bias.map_or(0.0, |bias| bias[channel]), out);
+                            put(unit, sums, bias.map_or(0.0, |bias| bias[channel]), out);
                         }
                         written += channels.len() * wide;
                     }
@@ -318,13 +320,13 @@ pub(super) fn convolve(
 }
 
 /// Copies floats, and adds a number to each.
-fn put(_: Amx, from: &[f32], more: f32, out: &mut [MaybeUninit<f32>]) {
+fn put(_: Unit, from: &[f32], more: f32, out: &mut [MaybeUninit<f32>]) {
     #[target_feature(enable = "avx512f")]
     fn put(from: &[f32], more: f32, out: &mut [MaybeUninit<f32>]) {
         for (out, from) in out.iter_mut().zip(from) {
             out.write(from + more);
         }
     }
-    // SAFETY: an `Amx` is there only where the processor has these instructions.
+    // SAFETY: a `Unit` is there only where the processor has these instructions.
     unsafe { put(from, more, out) }
 }

@@ -1,16 +1,23 @@
-//! Products of numbers rounded to bf16, with sums in f32, on processors that multiply those many times faster than f32: by AMX's tiles (Intel's
-//! Xeons since 2023). Only where [`allow`] says so: PyTorch calls it `torch.set_float32_matmul_precision("medium")`.
+//! Products of numbers rounded to bf16, with sums in f32, on processors that multiply those faster than f32: by AMX's tiles (Intel's Xeons since
+//! 2023) many times, by AVX-512's vectors (AMD's processors since Zen 4) twice. Only where [`allow`] says so: PyTorch calls it
+//! `torch.set_float32_matmul_precision("medium")`.
 //!
 //! Every function here gives `None` where it is not allowed, the processor cannot, or the work is too small to be worth it.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod attention;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_arch = "x86_64")]
 mod convolution;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_arch = "x86_64")]
 mod panel;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_arch = "x86_64")]
 mod product;
+#[cfg(target_arch = "x86_64")]
+mod unit;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,8 +27,8 @@ use super::attention::{Gradients, Heads};
 use super::convolution::Shape;
 use super::gemm::Matrix;
 use super::math::Short;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use panel::Amx;
+#[cfg(target_arch = "x86_64")]
+use unit::Unit;
 
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 
@@ -37,16 +44,16 @@ pub(crate) fn used() -> bool {
 
 /// Whether the processor can, and the system lets it.
 pub(crate) fn available() -> bool {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    return Amx::get().is_some();
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    #[cfg(target_arch = "x86_64")]
+    return Unit::get().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
 /// What multiplies, where it may.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-fn unit() -> Option<Amx> {
-    ALLOWED.load(Ordering::Relaxed).then(Amx::get).flatten()
+#[cfg(target_arch = "x86_64")]
+fn unit() -> Option<Unit> {
+    ALLOWED.load(Ordering::Relaxed).then(Unit::get).flatten()
 }
 
 /// Numbers of any float type, which are rounded as they are packed.
@@ -113,25 +120,28 @@ pub(crate) struct Kernels<'a> {
     pub backward: bool,
 }
 
-/// `A · B`, `[rows of A, columns of B]`, with a bias added to every row. What is `precise` rounds A alone, and of B keeps 16 bits.
+/// `A · B`, `[rows of A, columns of B]`, with a bias added to every row.
+///
+/// # Panics
+/// If the sizes do not fit each other.
+pub(crate) fn product(a: Factor<'_>, b: Factor<'_>, bias: Option<&[f32]>) -> Option<Vec<f32>> {
+    sum_of_products(&[[a, b]], bias)
+}
+
+/// `Σ A · B` over pairs, of which there is one at least, with a bias added to every row.
 ///
 /// # Panics
 /// If the sizes do not fit each other.
 #[cfg_attr(
-    not(all(target_arch = "x86_64", target_os = "linux")),
+    not(target_arch = "x86_64"),
     expect(unused_variables, reason = "there is no unit that would take them")
 )]
-pub(crate) fn product(
-    a: Factor<'_>,
-    b: Factor<'_>,
-    bias: Option<&[f32]>,
-    precise: bool,
-) -> Option<Vec<f32>> {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if let Some(amx) = unit()
-        && product::pays(&a, &b)
+pub(crate) fn sum_of_products(pairs: &[[Factor<'_>; 2]], bias: Option<&[f32]>) -> Option<Vec<f32>> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = unit()
+        && product::pays(&pairs[0])
     {
-        return Some(product::product(amx, a, b, bias, precise));
+        return Some(product::sum_of_products(unit, pairs, bias));
     }
     None
 }
@@ -141,7 +151,7 @@ pub(crate) fn product(
 /// # Panics
 /// If the sizes do not fit each other.
 #[cfg_attr(
-    not(all(target_arch = "x86_64", target_os = "linux")),
+    not(target_arch = "x86_64"),
     expect(unused_variables, reason = "there is no unit that would take them")
 )]
 pub(crate) fn convolve(
@@ -150,8 +160,8 @@ pub(crate) fn convolve(
     bias: Option<&[f32]>,
     shape: Shape,
 ) -> Option<Vec<f32>> {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if let Some(amx) = unit()
+    #[cfg(target_arch = "x86_64")]
+    if let Some(Unit::Tiles(amx)) = unit()
         && convolution::pays(&shape)
     {
         return Some(convolution::convolve(amx, input, weight, bias, shape));
@@ -161,7 +171,7 @@ pub(crate) fn convolve(
 
 /// As [`attention::forward`](super::attention::forward).
 #[cfg_attr(
-    not(all(target_arch = "x86_64", target_os = "linux")),
+    not(target_arch = "x86_64"),
     expect(unused_variables, reason = "there is no unit that would take them")
 )]
 pub(crate) fn attend(
@@ -170,18 +180,18 @@ pub(crate) fn attend(
     v: Heads<'_>,
     causal: bool,
 ) -> Option<(Vec<f32>, Vec<f32>)> {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if let Some(amx) = unit()
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = unit()
         && attention::pays(&q, &k, causal)
     {
-        return Some(attention::forward(amx, q, k, v));
+        return Some(attention::forward(unit, q, k, v));
     }
     None
 }
 
 /// As [`attention::backward`](super::attention::backward).
 #[cfg_attr(
-    not(all(target_arch = "x86_64", target_os = "linux")),
+    not(target_arch = "x86_64"),
     expect(unused_variables, reason = "there is no unit that would take them")
 )]
 pub(crate) fn attention_gradients(
@@ -189,11 +199,11 @@ pub(crate) fn attention_gradients(
     sums: &[f32],
     causal: bool,
 ) -> Option<Gradients> {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if let Some(amx) = unit()
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = unit()
         && attention::pays(&inputs[0], &inputs[1], causal)
     {
-        return Some(attention::backward(amx, inputs, sums));
+        return Some(attention::backward(unit, inputs, sums));
     }
     None
 }

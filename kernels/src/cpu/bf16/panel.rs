@@ -1,4 +1,4 @@
-//! Panels: operands of a product as AMX takes them.
+//! Panels: operands of a product as AMX takes them, and vectors of bf16 as well.
 //!
 //! An operand is packed into *panels* of 32 lanes, which are rows of the left matrix or columns of the right one. A panel is two halves of 16 lanes,
 //! each a *tile* for every 32 numbers of the inner axis: 16 lines of 16 pairs, each pair two numbers that follow each other on the inner axis. A line
@@ -10,17 +10,15 @@
 //! right panel ─ [half][inner / 32][pair][lane] ─┘
 //! ```
 
-use std::arch::asm;
 use std::arch::x86_64::*;
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
 
 use half::{bf16, f16};
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use rayon::prelude::*;
 
 use super::super::tile::{Buffer, Rows};
+use super::unit::Unit;
 use super::{Factor, Numbers};
 
 /// Pairs of a line, and lines of a tile.
@@ -32,35 +30,6 @@ pub(super) const PANEL: usize = 2 * TILE;
 
 /// A line of a tile: pairs of bf16, the first of each in the lower half.
 pub(super) type Line = [u32; TILE];
-
-/// The proof that this processor has AMX's tiles and bf16 products, and AVX-512 with its conversions to bf16, and that the system lets this process
-/// use them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Amx(());
-
-impl Amx {
-    pub(super) fn get() -> Option<Self> {
-        static FOUND: OnceLock<Option<Amx>> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            let vectors = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512bf16");
-            (vectors && Self::permitted()).then_some(Self(()))
-        })
-    }
-
-    fn permitted() -> bool {
-        /// `ARCH_REQ_XCOMP_PERM` of Linux' `asm/prctl.h`, since 5.16.
-        const REQUEST: libc::c_long = 0x1023;
-        /// The number of the state that holds the tiles' data.
-        const TILE_DATA: libc::c_long = 18;
-        /// AMX-BF16 and AMX-TILE.
-        const BOTH: u32 = 1 << 22 | 1 << 24;
-        let has = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BOTH == BOTH;
-        // SAFETY: the call takes two numbers and touches no memory of this process. A system that does not know it, or refuses, says so.
-        has && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) } == 0
-    }
-}
 
 /// Which operand of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +47,6 @@ pub(super) struct Lanes<'a> {
     pub strides: [usize; 2],
     /// What each number is multiplied by.
     pub scale: f32,
-    /// Whether what rounding takes from each number is packed, in place of the number.
-    pub rest: bool,
 }
 
 impl<'a> Lanes<'a> {
@@ -100,7 +67,6 @@ impl<'a> Lanes<'a> {
             inner,
             strides,
             scale: 1.0,
-            rest: false,
         }
     }
 
@@ -116,7 +82,6 @@ impl<'a> Lanes<'a> {
             inner,
             strides,
             scale: 1.0,
-            rest: false,
         }
     }
 
@@ -124,8 +89,8 @@ impl<'a> Lanes<'a> {
     ///
     /// # Panics
     /// If a number lies outside the operand's slice.
-    pub(super) fn pack(self, _: Amx, panel: usize, side: Side, out: &mut [Line]) {
-        // SAFETY: an `Amx` is there only where the processor has these instructions.
+    pub(super) fn pack(self, _: Unit, panel: usize, side: Side, out: &mut [Line]) {
+        // SAFETY: a `Unit` is there only where the processor has these instructions.
         unsafe {
             match self.numbers {
                 Numbers::F32(numbers) => self.pack_from(numbers, panel, side, out),
@@ -142,13 +107,9 @@ impl<'a> Lanes<'a> {
             inner,
             strides: [lane_stride, stride],
             scale,
-            rest,
             ..
         } = self;
-        let packed = Packed {
-            scale: _mm512_set1_ps(scale),
-            rest,
-        };
+        let scale = _mm512_set1_ps(scale);
         let half_size = inner.div_ceil(DEPTH) * TILE;
         for (half, out) in out.chunks_exact_mut(half_size).take(2).enumerate() {
             let first = panel * PANEL + half * TILE;
@@ -162,7 +123,10 @@ impl<'a> Lanes<'a> {
                     let numbers = &data[at(lane, 0)..][..inner];
                     for (tile, numbers) in numbers.chunks(DEPTH).enumerate() {
                         let (low, high) = numbers.split_at(TILE.min(numbers.len()));
-                        let (low, high) = (packed.of(load(low)), packed.of(load(high)));
+                        let (low, high) = (
+                            _mm512_mul_ps(load(low), scale),
+                            _mm512_mul_ps(load(high), scale),
+                        );
                         out[tile * TILE + lane] = in_order(low, high);
                     }
                 }
@@ -188,7 +152,7 @@ impl<'a> Lanes<'a> {
                             }
                             *out = load(&numbers);
                         }
-                        *out = packed.of(*out);
+                        *out = _mm512_mul_ps(*out, scale);
                     }
                     let [low, high] = both;
                     *line = in_pairs(low, high);
@@ -213,13 +177,9 @@ impl Lanes<'_> {
             inner,
             strides: [_, stride],
             scale,
-            rest,
             ..
         } = self;
-        let packed = Packed {
-            scale: _mm512_set1_ps(scale),
-            rest,
-        };
+        let scale = _mm512_set1_ps(scale);
         let half_size = inner.div_ceil(DEPTH) * TILE;
         for pair in 0..TILE {
             let number = tile * DEPTH + 2 * pair;
@@ -230,35 +190,13 @@ impl Lanes<'_> {
             for half in 0..2 * count.div_ceil(PANEL) {
                 let lanes = (half * TILE).min(count)..((half + 1) * TILE).min(count);
                 let line = in_pairs(
-                    packed.of(load(low.get(lanes.clone()).unwrap_or(&[]))),
-                    packed.of(load(high.get(lanes).unwrap_or(&[]))),
+                    _mm512_mul_ps(load(low.get(lanes.clone()).unwrap_or(&[])), scale),
+                    _mm512_mul_ps(load(high.get(lanes).unwrap_or(&[])), scale),
                 );
                 // SAFETY: this line of the tile lies in half `half` of all panels' halves.
                 unsafe { out.0.add(half * half_size + tile * TILE + pair).write(line) };
             }
         }
-    }
-}
-
-/// What is packed of a number, before it is rounded.
-#[derive(Clone, Copy)]
-struct Packed {
-    scale: __m512,
-    rest: bool,
-}
-
-impl Packed {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn of(self, numbers: __m512) -> __m512 {
-        let numbers = _mm512_mul_ps(numbers, self.scale);
-        if !self.rest {
-            return numbers;
-        }
-        // SAFETY: both are 32 bytes, of which any are a value.
-        let short: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(numbers)) };
-        let rounded = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(short));
-        _mm512_sub_ps(numbers, _mm512_castsi512_ps(rounded))
     }
 }
 
@@ -397,15 +335,12 @@ pub(super) fn halves(panel: &[Line], first: usize, count: usize) -> [&[Line]; 2]
     [low, high].map(|half| &half[first * TILE..][..count * TILE])
 }
 
-/// All panels of a right operand, one after the other, or of what rounding takes from it.
+/// All panels of a right operand, one after the other.
 ///
 /// # Panics
 /// If a number lies outside the operand's slice.
-pub(super) fn pack_right(amx: Amx, matrix: Factor<'_>, rest: bool) -> Buffer {
-    let lanes = Lanes {
-        rest,
-        ..Lanes::of(matrix, Side::Right)
-    };
+pub(super) fn pack_right(unit: Unit, matrix: Factor<'_>) -> Buffer {
+    let lanes = Lanes::of(matrix, Side::Right);
     let size = lines_of(lanes.inner);
     let mut packed = Buffer::scratch(lanes.count.div_ceil(PANEL) * size * TILE);
     let lines = lines_mut(packed.write());
@@ -414,7 +349,7 @@ pub(super) fn pack_right(amx: Amx, matrix: Factor<'_>, rest: bool) -> Buffer {
         let place = Place(lines.as_mut_ptr());
         (0..lanes.inner.div_ceil(DEPTH))
             .into_par_iter()
-            // SAFETY: an `Amx` is there only where the processor has these instructions. The task writes tile `tile` of both halves of every panel,
+            // SAFETY: a `Unit` is there only where the processor has these instructions. The task writes tile `tile` of both halves of every panel,
             // which lie in `packed`, and no other does.
             .for_each(|tile| unsafe {
                 match lanes.numbers {
@@ -425,7 +360,7 @@ pub(super) fn pack_right(amx: Amx, matrix: Factor<'_>, rest: bool) -> Buffer {
             });
     } else {
         let panels = lines.par_chunks_exact_mut(size).enumerate();
-        panels.for_each(|(panel, out)| lanes.pack(amx, panel, Side::Right, out));
+        panels.for_each(|(panel, out)| lanes.pack(unit, panel, Side::Right, out));
     }
     packed
 }
@@ -438,201 +373,6 @@ struct Place(*mut Line);
 unsafe impl Send for Place {}
 // SAFETY: as above.
 unsafe impl Sync for Place {}
-
-/// The tiles of this thread, made ready. While it is there, the thread must run no task that makes its own: it waits for no other thread.
-pub(super) struct Tiles {
-    /// They are of one thread.
-    _here: PhantomData<*const ()>,
-}
-
-/// Of all eight tiles.
-#[repr(C, align(64))]
-struct Configuration {
-    palette: u8,
-    start: u8,
-    reserved: [u8; 14],
-    bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-/// Each is of 16 lines of 64 bytes.
-static WHOLE: Configuration = {
-    let (mut bytes, mut rows) = ([0; 16], [0; 16]);
-    let mut tile = 0;
-    while tile < 8 {
-        bytes[tile] = 64;
-        rows[tile] = 16;
-        tile += 1;
-    }
-    Configuration {
-        palette: 1,
-        start: 0,
-        reserved: [0; 14],
-        bytes,
-        rows,
-    }
-};
-
-impl Tiles {
-    pub(super) fn new(_: Amx) -> Self {
-        // SAFETY: an `Amx` is there only where the processor has tiles and the system lets them be used; these 64 bytes configure them. Compiled code
-        // uses none.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, readonly, preserves_flags));
-        }
-        Self { _here: PhantomData }
-    }
-
-    /// Writes the product of two panels, or adds it to what is there: 32 rows of 32 floats each, `stride` apart.
-    ///
-    /// # Panics
-    /// If they are not of one length, or the rows do not fit.
-    #[inline]
-    pub(super) fn multiply(
-        &self,
-        left: [&[Line]; 2],
-        right: [&[Line]; 2],
-        out: &mut [f32],
-        stride: usize,
-        add: bool,
-    ) {
-        let half = left[0].len();
-        assert!(half > 0 && half.is_multiple_of(TILE) && left[1].len() == half);
-        assert!(right[0].len() == half && right[1].len() == half);
-        assert!(stride >= PANEL && out.len() >= (PANEL - 1) * stride + PANEL);
-        // SAFETY: the tiles are configured. The loop reads a tile of 1024 bytes from each of the four halves, `half / 16` times, one after the other.
-        // The begin reads and the end writes four quarters of the 32 rows, each 16 rows of 64 bytes. No tile is used outside this function.
-        unsafe {
-            asm!(
-                "test {add}, {add}",
-                "jz 2f",
-                "tileloadd tmm0, [{out} + {stride}]",
-                "tileloadd tmm1, [{out} + {stride} + 64]",
-                "tileloadd tmm2, [{lower} + {stride}]",
-                "tileloadd tmm3, [{lower} + {stride} + 64]",
-                "jmp 3f",
-                "2:",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "3:",
-                "tileloadd tmm4, [{a0} + {line}]",
-                "tileloadd tmm6, [{b0} + {line}]",
-                "tileloadd tmm7, [{b1} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 1024",
-                "add {a1}, 1024",
-                "add {b0}, 1024",
-                "add {b1}, 1024",
-                "dec {tiles}",
-                "jnz 3b",
-                "tilestored [{out} + {stride}], tmm0",
-                "tilestored [{out} + {stride} + 64], tmm1",
-                "tilestored [{lower} + {stride}], tmm2",
-                "tilestored [{lower} + {stride} + 64], tmm3",
-                a0 = inout(reg) left[0].as_ptr() => _,
-                a1 = inout(reg) left[1].as_ptr() => _,
-                b0 = inout(reg) right[0].as_ptr() => _,
-                b1 = inout(reg) right[1].as_ptr() => _,
-                tiles = inout(reg) half / TILE => _,
-                add = in(reg) usize::from(add),
-                line = in(reg) size_of::<Line>(),
-                out = in(reg) out.as_mut_ptr(),
-                lower = in(reg) out.as_mut_ptr().add(TILE * stride),
-                stride = in(reg) stride * size_of::<f32>(),
-                options(nostack),
-            );
-        }
-    }
-
-    /// Writes the product of a left panel by what lies in planes, at nine places of each: 32 rows of 32 floats each, `stride` apart. Line `pair` of
-    /// the right tile of a block and a place begins at `planes[(16 · block + pair) · plane + place]`.
-    ///
-    /// # Panics
-    /// If something does not fit.
-    #[inline]
-    pub(super) fn multiply_places(
-        &self,
-        left: &[Line],
-        planes: &[u32],
-        plane: usize,
-        places: &[usize; 9],
-        out: &mut [f32],
-        stride: usize,
-    ) {
-        let half = left.len() / 2;
-        let blocks = half / (9 * TILE);
-        assert!(blocks > 0 && left.len() == 2 * blocks * 9 * TILE);
-        assert!(planes.len() >= blocks * TILE * plane);
-        assert!(places.iter().all(|place| place + PANEL <= plane));
-        assert!(stride >= PANEL && out.len() >= (PANEL - 1) * stride + PANEL);
-        // SAFETY: the tiles are configured. The loop reads `blocks · 9` tiles of 1024 bytes from each half of the left panel, one after the other, and
-        // for each place of each block 16 lines of 128 bytes, a plane apart, each of which ends within its plane. The end writes four quarters of the
-        // 32 rows, each 16 rows of 64 bytes. No tile is used outside this function.
-        unsafe {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "2:",
-                "xor {index:e}, {index:e}",
-                "3:",
-                "mov {at}, [{places} + {index}*8]",
-                "lea {at}, [{b} + {at}*4]",
-                "tileloadd tmm4, [{a0} + {line}]",
-                "tileloadd tmm6, [{at} + {plane}]",
-                "tileloadd tmm7, [{at} + {plane} + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 1024",
-                "add {a1}, 1024",
-                "inc {index}",
-                "cmp {index}, 9",
-                "jne 3b",
-                "mov {at}, {plane}",
-                "shl {at}, 4",
-                "add {b}, {at}",
-                "dec {blocks}",
-                "jnz 2b",
-                "mov {at}, {stride}",
-                "shl {at}, 4",
-                "add {at}, {out}",
-                "tilestored [{out} + {stride}], tmm0",
-                "tilestored [{out} + {stride} + 64], tmm1",
-                "tilestored [{at} + {stride}], tmm2",
-                "tilestored [{at} + {stride} + 64], tmm3",
-                a0 = inout(reg) left.as_ptr() => _,
-                a1 = inout(reg) left.as_ptr().add(half) => _,
-                b = inout(reg) planes.as_ptr() => _,
-                at = out(reg) _,
-                index = out(reg) _,
-                places = in(reg) places.as_ptr(),
-                line = in(reg) size_of::<Line>(),
-                plane = in(reg) plane * size_of::<u32>(),
-                blocks = inout(reg) blocks => _,
-                out = in(reg) out.as_mut_ptr(),
-                stride = in(reg) stride * size_of::<f32>(),
-                options(nostack),
-            );
-        }
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        // SAFETY: `new` configured the tiles of this thread, which nothing else uses.
-        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
-    }
-}
 
 /// Where the tasks of one product write.
 #[derive(Clone, Copy)]

@@ -8,9 +8,9 @@ use super::super::memory::build;
 use super::super::tile::Buffer;
 use super::Factor;
 use super::panel::{
-    Amx, DEPTH, Lanes, Line, PANEL, Side, TILE, Target, Tiles, halves, lines, lines_mut, lines_of,
-    pack_right,
+    DEPTH, Lanes, Line, PANEL, Side, TILE, Target, halves, lines, lines_mut, lines_of, pack_right,
 };
+use super::unit::{Extent, Unit};
 
 /// Bytes of packed rows that a task keeps in the second-level cache while the columns go over them.
 const GROUP: usize = 768 << 10;
@@ -22,28 +22,47 @@ const ACROSS: usize = 8;
 const LEAST: usize = 1 << 18;
 
 /// Whether a product is worth it.
-pub(super) fn pays(a: &Factor<'_>, b: &Factor<'_>) -> bool {
+pub(super) fn pays([a, b]: &[Factor<'_>; 2]) -> bool {
     let (rows, inner, columns) = (a.rows, a.columns, b.columns);
     rows * columns * inner >= LEAST && rows.min(columns) >= TILE / 2 && inner >= TILE
 }
 
-/// `A · B`, rows one after the other, with a bias added to every row. What is `precise` takes B as a sum of two bf16, which holds 16 of its bits.
+/// One of the products of a sum, its right factor packed.
+struct Term<'a> {
+    left: Lanes<'a>,
+    right: Buffer,
+    inner: usize,
+    /// Lines of a panel.
+    size: usize,
+    /// Lines of a left panel of the terms before it.
+    first: usize,
+}
+
+/// `Σ A · B` over some pairs, rows one after the other, with a bias added to every row.
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub(super) fn product(
-    amx: Amx,
-    a: Factor<'_>,
-    b: Factor<'_>,
+pub(super) fn sum_of_products(
+    unit: Unit,
+    pairs: &[[Factor<'_>; 2]],
     bias: Option<&[f32]>,
-    precise: bool,
 ) -> Vec<f32> {
-    let (rows, columns, inner) = (a.rows, b.columns, a.columns);
-    assert!(inner == b.rows && bias.is_none_or(|bias| bias.len() == columns));
-    let (size, depth) = (lines_of(inner), inner.div_ceil(DEPTH));
-    let right = pack_right(amx, b, false);
-    let rest = precise.then(|| pack_right(amx, b, true));
-    let left = Lanes::of(a, Side::Left);
+    let [rows, columns] = [pairs[0][0].rows, pairs[0][1].columns];
+    assert!(bias.is_none_or(|bias| bias.len() == columns));
+    let mut size = 0;
+    let mut terms = vec![];
+    for &[a, b] in pairs {
+        assert!(a.rows == rows && b.columns == columns && a.columns == b.rows);
+        let first = size;
+        size += lines_of(a.columns);
+        terms.push(Term {
+            left: Lanes::of(a, Side::Left),
+            right: pack_right(unit, b),
+            inner: a.columns,
+            size: size - first,
+            first,
+        });
+    }
     let (high, wide) = (rows.div_ceil(PANEL), columns.div_ceil(PANEL));
     let threads = rayon::current_num_threads();
     let most = (GROUP / (size * size_of::<Line>())).clamp(1, 16);
@@ -65,41 +84,46 @@ pub(super) fn product(
             let mut packed = Buffer::scratch(panels.len() * size * TILE);
             let own = lines_mut(packed.write());
             for (panel, out) in panels.clone().zip(own.chunks_exact_mut(size)) {
-                left.pack(amx, panel, Side::Left, out);
+                for term in &terms {
+                    let out = &mut out[term.first..][..term.size];
+                    term.left.pack(unit, panel, Side::Left, out);
+                }
             }
-            let tiles = Tiles::new(amx);
+            let multiplier = unit.on_this_thread();
             let mut sums = Buffer::scratch(PANEL * ACROSS * PANEL);
-            let right = lines(right.read());
-            let rest = rest.as_ref().map(|rest| lines(rest.read()));
             for column in columns_of.clone().step_by(across) {
                 let across = across.min(columns_of.end - column);
                 let (first, stride) = (column * PANEL, across * PANEL);
                 let here = stride.min(columns - first);
-                for (panel, left) in panels.clone().zip(own.chunks_exact(size)) {
-                    let left = halves(left, 0, depth);
+                for (panel, own) in panels.clone().zip(own.chunks_exact(size)) {
                     let sums = &mut sums.write()[..PANEL * stride];
+                    let rows = panel * PANEL..rows.min((panel + 1) * PANEL);
                     for at in 0..across {
                         let sums = &mut sums[at * PANEL..];
-                        let place = (column + at) * size..(column + at + 1) * size;
-                        let right = halves(&right[place.clone()], 0, depth);
-                        tiles.multiply(left, right, sums, stride, false);
-                        if let Some(rest) = rest {
-                            tiles.multiply(
-                                left,
-                                halves(&rest[place], 0, depth),
+                        for term in &terms {
+                            let depth = term.inner.div_ceil(DEPTH);
+                            let left = &own[term.first..][..term.size];
+                            let right = &lines(term.right.read())[(column + at) * term.size..];
+                            let extent = Extent {
+                                rows: rows.len(),
+                                inner: term.inner,
+                                columns: PANEL.min(columns - (column + at) * PANEL),
+                            };
+                            multiplier.multiply(
+                                halves(left, 0, depth),
+                                halves(&right[..term.size], 0, depth),
+                                extent,
                                 sums,
                                 stride,
-                                true,
+                                term.first > 0,
                             );
                         }
                     }
-                    let top = panel * PANEL;
-                    let rows = top..rows.min(top + PANEL);
                     for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
                         // SAFETY: these columns of the row belong to this task alone.
                         let out = unsafe { target.part(row * columns + first, here) };
                         let bias = bias.map(|bias| &bias[first..][..here]);
-                        put(amx, &sums[..here], bias, out);
+                        put(unit, &sums[..here], bias, out);
                     }
                 }
             }
@@ -110,7 +134,7 @@ pub(super) fn product(
 }
 
 /// Copies floats, and adds a bias.
-fn put(_: Amx, from: &[f32], bias: Option<&[f32]>, out: &mut [MaybeUninit<f32>]) {
+fn put(_: Unit, from: &[f32], bias: Option<&[f32]>, out: &mut [MaybeUninit<f32>]) {
     #[target_feature(enable = "avx512f")]
     fn put(from: &[f32], bias: Option<&[f32]>, out: &mut [MaybeUninit<f32>]) {
         match bias {
@@ -126,6 +150,6 @@ fn put(_: Amx, from: &[f32], bias: Option<&[f32]>, out: &mut [MaybeUninit<f32>])
             }
         }
     }
-    // SAFETY: an `Amx` is there only where the processor has these instructions.
+    // SAFETY: a `Unit` is there only where the processor has these instructions.
     unsafe { put(from, bias, out) }
 }
