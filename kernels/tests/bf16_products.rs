@@ -7,6 +7,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, PaddingConfig2d};
 use burn::tensor::{Distribution, FloatDType, Gradients, Tensor};
 use parity::{device, relative_error, values};
+use proptest::prop_assert;
+use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use sd_kernels::{Float32MatmulPrecision, LowRank, LowRankStack, set_float32_matmul_precision};
 
 /// Of results whose factors had been rounded before, which then differ by the order of sums alone.
@@ -90,6 +92,37 @@ fn linear_layers() {
             }
         }
     }
+}
+
+/// Panels that are not full, in every operand and on every side; few rows and few columns, which decide what is packed once.
+fn any_size() {
+    let sizes = (8usize..70, 600usize..700, 55usize..120);
+    let ways = (proptest::bool::ANY, proptest::bool::ANY);
+    let config = ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let found = TestRunner::new(config).run(
+        &(sizes, ways),
+        |((few, inner, many), (turned, by_columns))| {
+            let (rows, columns) = if by_columns { (many, few) } else { (few, many) };
+            let input = short([1, rows, inner]);
+            let weight = match turned {
+                false => short([inner, columns]),
+                true => short([columns, inner]).transpose(),
+            };
+            let bias = random([columns]);
+            let run = || {
+                let bias = Some(bias.clone());
+                values(sd_kernels::product(input.clone(), weight.clone(), bias))
+            };
+            let error = relative_error(&rounded(run), &run());
+            prop_assert!(error < SAME, "{error:e}");
+            Ok(())
+        },
+    );
+    found.expect("products of rounded factors");
 }
 
 fn trained_weights() {
@@ -304,6 +337,7 @@ fn attention() {
 #[test]
 fn rounded_products_are_those_of_rounded_factors() {
     linear_layers();
+    any_size();
     trained_weights();
     low_rank_factors();
     convolutions();

@@ -15,9 +15,8 @@ use std::mem::MaybeUninit;
 
 use half::{bf16, f16};
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
-use rayon::prelude::*;
 
-use super::super::tile::{Buffer, Rows};
+use super::super::tile::Rows;
 use super::unit::Unit;
 use super::{Factor, Numbers};
 
@@ -166,12 +165,30 @@ impl<'a> Lanes<'a> {
 }
 
 impl Lanes<'_> {
-    /// Packs one tile of each half of every right panel, where lanes follow each other in memory.
+    /// Packs panels that follow each other, from panel `first` on, each at the begin of one of `out`'s.
     ///
-    /// # Safety
-    /// All panels lie at `out`, and nothing else has those tiles meanwhile.
+    /// # Panics
+    /// If a number lies outside the operand's slice.
+    pub(super) fn pack_panels(self, unit: Unit, first: usize, side: Side, out: &mut [&mut [Line]]) {
+        if side == Side::Left || self.strides[0] != 1 {
+            for (index, out) in out.iter_mut().enumerate() {
+                self.pack(unit, first + index, side, out);
+            }
+            return;
+        }
+        // SAFETY: a `Unit` is there only where the processor has these instructions.
+        unsafe {
+            match self.numbers {
+                Numbers::F32(numbers) => self.pack_across(numbers, first, out),
+                Numbers::F16(numbers) => self.pack_across(numbers, first, out),
+                Numbers::Bf16(numbers) => self.pack_across(numbers, first, out),
+            }
+        }
+    }
+
+    /// Packs right panels whose lanes follow each other in memory: line by line of all of them, so that what is read is read in a row.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn pack_across<T: Number>(self, data: &[T], tile: usize, out: Place) {
+    fn pack_across<T: Number>(self, data: &[T], first: usize, out: &mut [&mut [Line]]) {
         let Self {
             count,
             inner,
@@ -181,20 +198,18 @@ impl Lanes<'_> {
         } = self;
         let scale = _mm512_set1_ps(scale);
         let half_size = inner.div_ceil(DEPTH) * TILE;
-        for pair in 0..TILE {
-            let number = tile * DEPTH + 2 * pair;
-            let [low, high] = [number, number + 1].map(|number| match number < inner {
-                true => &data[number * stride..][..count],
+        let lanes = (first * PANEL).min(count)..((first + out.len()) * PANEL).min(count);
+        for line in 0..half_size {
+            let [low, high] = [2 * line, 2 * line + 1].map(|number| match number < inner {
+                true => &data[number * stride..][lanes.clone()],
                 false => &[],
             });
-            for half in 0..2 * count.div_ceil(PANEL) {
-                let lanes = (half * TILE).min(count)..((half + 1) * TILE).min(count);
-                let line = in_pairs(
-                    _mm512_mul_ps(load(low.get(lanes.clone()).unwrap_or(&[])), scale),
-                    _mm512_mul_ps(load(high.get(lanes).unwrap_or(&[])), scale),
-                );
-                // SAFETY: this line of the tile lies in half `half` of all panels' halves.
-                unsafe { out.0.add(half * half_size + tile * TILE + pair).write(line) };
+            for (half, at) in (0..2 * out.len()).zip((0..).step_by(TILE)) {
+                let [low, high] = [low, high].map(|numbers| {
+                    let numbers = &numbers[at.min(numbers.len())..];
+                    _mm512_mul_ps(load(numbers), scale)
+                });
+                out[half / 2][half % 2 * half_size + line] = in_pairs(low, high);
             }
         }
     }
@@ -334,45 +349,6 @@ pub(super) fn halves(panel: &[Line], first: usize, count: usize) -> [&[Line]; 2]
     let (low, high) = panel.split_at(panel.len() / 2);
     [low, high].map(|half| &half[first * TILE..][..count * TILE])
 }
-
-/// All panels of a right operand, one after the other.
-///
-/// # Panics
-/// If a number lies outside the operand's slice.
-pub(super) fn pack_right(unit: Unit, matrix: Factor<'_>) -> Buffer {
-    let lanes = Lanes::of(matrix, Side::Right);
-    let size = lines_of(lanes.inner);
-    let mut packed = Buffer::scratch(lanes.count.div_ceil(PANEL) * size * TILE);
-    let lines = lines_mut(packed.write());
-    if lanes.strides[0] == 1 && lanes.strides[1] > PANEL {
-        // Along the rows, so that what is read is read in a row.
-        let place = Place(lines.as_mut_ptr());
-        (0..lanes.inner.div_ceil(DEPTH))
-            .into_par_iter()
-            // SAFETY: a `Unit` is there only where the processor has these instructions. The task writes tile `tile` of both halves of every panel,
-            // which lie in `packed`, and no other does.
-            .for_each(|tile| unsafe {
-                match lanes.numbers {
-                    Numbers::F32(numbers) => lanes.pack_across(numbers, tile, place),
-                    Numbers::F16(numbers) => lanes.pack_across(numbers, tile, place),
-                    Numbers::Bf16(numbers) => lanes.pack_across(numbers, tile, place),
-                }
-            });
-    } else {
-        let panels = lines.par_chunks_exact_mut(size).enumerate();
-        panels.for_each(|(panel, out)| lanes.pack(unit, panel, Side::Right, out));
-    }
-    packed
-}
-
-/// Where several tasks write lines.
-#[derive(Clone, Copy)]
-struct Place(*mut Line);
-
-// SAFETY: `pack_right` hands every line to one task.
-unsafe impl Send for Place {}
-// SAFETY: as above.
-unsafe impl Sync for Place {}
 
 /// Where the tasks of one product write.
 #[derive(Clone, Copy)]

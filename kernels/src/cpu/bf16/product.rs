@@ -8,13 +8,13 @@ use super::super::memory::build;
 use super::super::tile::Buffer;
 use super::Factor;
 use super::panel::{
-    DEPTH, Lanes, Line, PANEL, Side, TILE, Target, halves, lines, lines_mut, lines_of, pack_right,
+    DEPTH, Lanes, Line, PANEL, Side, TILE, Target, halves, lines, lines_mut, lines_of,
 };
-use super::unit::{Extent, Unit};
+use super::unit::{Extent, Multiplier, Unit};
 
-/// Bytes of packed rows that a task keeps in the second-level cache while the columns go over them.
+/// Bytes of packed panels that a task keeps in the second-level cache.
 const GROUP: usize = 768 << 10;
-/// Bytes of packed columns that stay in that cache beside them.
+/// Bytes of the other operand's panels that stay in that cache beside them.
 const BESIDE: usize = 128 << 10;
 /// Panels of columns at most whose sums are written together, so that what is written to a row is long.
 const ACROSS: usize = 8;
@@ -27,18 +27,31 @@ pub(super) fn pays([a, b]: &[Factor<'_>; 2]) -> bool {
     rows * columns * inner >= LEAST && rows.min(columns) >= TILE / 2 && inner >= TILE
 }
 
-/// One of the products of a sum, its right factor packed.
+/// One of the products of a sum.
+#[derive(Clone, Copy)]
 struct Term<'a> {
     left: Lanes<'a>,
-    right: Buffer,
-    inner: usize,
-    /// Lines of a panel.
-    size: usize,
-    /// Lines of a left panel of the terms before it.
+    right: Lanes<'a>,
+    /// Lines of the terms before it, in a panel that holds all terms.
     first: usize,
 }
 
+impl Term<'_> {
+    fn inner(&self) -> usize {
+        self.left.inner
+    }
+
+    /// Its part of a panel.
+    fn halves<'a>(&self, panel: &'a [Line]) -> [&'a [Line]; 2] {
+        let lines = lines_of(self.inner());
+        let depth = self.inner().div_ceil(DEPTH);
+        halves(&panel[self.first..][..lines], 0, depth)
+    }
+}
+
 /// `Σ A · B` over some pairs, rows one after the other, with a bias added to every row.
+///
+/// The operand of fewer panels is packed once, for all tasks. Each task packs some panels of the other, and multiplies them while they are in its cache.
 ///
 /// # Panics
 /// If the sizes do not fit each other.
@@ -55,75 +68,81 @@ pub(super) fn sum_of_products(
         assert!(a.rows == rows && b.columns == columns && a.columns == b.rows);
         let first = size;
         size += lines_of(a.columns);
-        terms.push(Term {
-            left: Lanes::of(a, Side::Left),
-            right: pack_right(unit, b),
-            inner: a.columns,
-            size: size - first,
-            first,
-        });
+        let (left, right) = (Lanes::of(a, Side::Left), Lanes::of(b, Side::Right));
+        terms.push(Term { left, right, first });
     }
-    let (high, wide) = (rows.div_ceil(PANEL), columns.div_ceil(PANEL));
-    let threads = rayon::current_num_threads();
-    let most = (GROUP / (size * size_of::<Line>())).clamp(1, 16);
-    let group = high.div_ceil(2 * threads).min(most);
-    let groups = high.div_ceil(group);
-    // Where there are few rows, the columns are shared out too.
-    let parts = if groups >= threads {
-        1
-    } else {
-        (2 * threads).div_ceil(groups).min(wide)
+    let panels_of = |side| match side {
+        Side::Left => rows.div_ceil(PANEL),
+        Side::Right => columns.div_ceil(PANEL),
     };
-    let part = wide.div_ceil(parts);
+    let (own, shared) = match panels_of(Side::Left) >= panels_of(Side::Right) {
+        true => (Side::Left, Side::Right),
+        false => (Side::Right, Side::Left),
+    };
+    // Panels from one on, as many as the lines hold.
+    let pack = |side, first, out: &mut [Line]| {
+        for term in &terms {
+            let lanes = match side {
+                Side::Left => term.left,
+                Side::Right => term.right,
+            };
+            let panels = out.chunks_exact_mut(size);
+            let mut panels: Vec<&mut [Line]> = panels
+                .map(|panel| &mut panel[term.first..][..lines_of(term.inner())])
+                .collect();
+            lanes.pack_panels(unit, first, side, &mut panels);
+        }
+    };
+    // Parts of an operand, four for each thread, of at most so many panels.
+    let part = |side, most: usize| {
+        let even = panels_of(side).div_ceil(4 * rayon::current_num_threads());
+        even.clamp(1, most)
+    };
+    let mut common = Buffer::scratch(panels_of(shared) * size * TILE);
+    let each = part(shared, usize::MAX);
+    lines_mut(common.write())
+        .par_chunks_mut(each * size)
+        .enumerate()
+        .for_each(|(index, out)| pack(shared, index * each, out));
+    let common = lines(common.read());
+    let group = part(own, (GROUP / (size * size_of::<Line>())).clamp(1, 16));
     let across = (BESIDE / (size * size_of::<Line>())).clamp(1, ACROSS);
     build(rows * columns, rows * columns, |_, out| {
         let target = Target::of(out);
-        (0..groups * parts).into_par_iter().for_each(|task| {
-            let panels = task / parts * group..(task / parts * group + group).min(high);
-            let columns_of = task % parts * part..(task % parts * part + part).min(wide);
-            let mut packed = Buffer::scratch(panels.len() * size * TILE);
-            let own = lines_mut(packed.write());
-            for (panel, out) in panels.clone().zip(own.chunks_exact_mut(size)) {
-                for term in &terms {
-                    let out = &mut out[term.first..][..term.size];
-                    term.left.pack(unit, panel, Side::Left, out);
-                }
-            }
-            let multiplier = unit.on_this_thread();
-            let mut sums = Buffer::scratch(PANEL * ACROSS * PANEL);
-            for column in columns_of.clone().step_by(across) {
-                let across = across.min(columns_of.end - column);
-                let (first, stride) = (column * PANEL, across * PANEL);
-                let here = stride.min(columns - first);
-                for (panel, own) in panels.clone().zip(own.chunks_exact(size)) {
-                    let sums = &mut sums.write()[..PANEL * stride];
-                    let rows = panel * PANEL..rows.min((panel + 1) * PANEL);
-                    for at in 0..across {
-                        let sums = &mut sums[at * PANEL..];
-                        for term in &terms {
-                            let depth = term.inner.div_ceil(DEPTH);
-                            let left = &own[term.first..][..term.size];
-                            let right = &lines(term.right.read())[(column + at) * term.size..];
-                            let extent = Extent {
-                                rows: rows.len(),
-                                inner: term.inner,
-                                columns: PANEL.min(columns - (column + at) * PANEL),
-                            };
-                            multiplier.multiply(
-                                halves(left, 0, depth),
-                                halves(&right[..term.size], 0, depth),
-                                extent,
-                                sums,
-                                stride,
-                                term.first > 0,
-                            );
+        let tasks = (0..panels_of(own)).into_par_iter().step_by(group);
+        tasks.for_each(|first| {
+            let here = first..panels_of(own).min(first + group);
+            let mut packed = Buffer::scratch(here.len() * size * TILE);
+            pack(own, first, lines_mut(packed.write()));
+            let packed = lines(packed.read());
+            let mut block = Block {
+                unit,
+                terms: &terms,
+                size,
+                bias,
+                shape: [rows, columns],
+                target,
+                multiplier: unit.on_this_thread(),
+                sums: Buffer::scratch(PANEL * ACROSS * PANEL),
+            };
+            // What stays in the cache is gone over by one part of the other operand after the other.
+            match own {
+                Side::Left => {
+                    for (column, right) in (0..).step_by(across).zip(common.chunks(across * size)) {
+                        for (panel, left) in here.clone().zip(packed.chunks_exact(size)) {
+                            block.write(panel, left, column, right);
                         }
                     }
-                    for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
-                        // SAFETY: these columns of the row belong to this task alone.
-                        let out = unsafe { target.part(row * columns + first, here) };
-                        let bias = bias.map(|bias| &bias[first..][..here]);
-                        put(unit, &sums[..here], bias, out);
+                }
+                Side::Right => {
+                    for (panel, left) in common.chunks_exact(size).enumerate() {
+                        for (column, right) in here
+                            .clone()
+                            .step_by(across)
+                            .zip(packed.chunks(across * size))
+                        {
+                            block.write(panel, left, column, right);
+                        }
                     }
                 }
             }
@@ -131,6 +150,49 @@ pub(super) fn sum_of_products(
         // SAFETY: the tasks' blocks cover the output, and each was written.
         unsafe { out.assume_init_mut() }
     })
+}
+
+/// Where a task writes, and what by.
+struct Block<'a> {
+    unit: Unit,
+    terms: &'a [Term<'a>],
+    /// Lines of a panel.
+    size: usize,
+    bias: Option<&'a [f32]>,
+    shape: [usize; 2],
+    target: Target,
+    multiplier: Multiplier,
+    sums: Buffer,
+}
+
+impl Block<'_> {
+    /// Writes a panel of rows by some panels of columns, from panel `column` on, that belong to this task alone.
+    fn write(&mut self, panel: usize, left: &[Line], column: usize, right: &[Line]) {
+        let [rows, columns] = self.shape;
+        let rows = panel * PANEL..rows.min((panel + 1) * PANEL);
+        let (first, stride) = (column * PANEL, right.len() / self.size * PANEL);
+        let here = stride.min(columns - first);
+        let sums = &mut self.sums.write()[..PANEL * stride];
+        for (at, right) in (0..).step_by(PANEL).zip(right.chunks_exact(self.size)) {
+            for term in self.terms {
+                let extent = Extent {
+                    rows: rows.len(),
+                    inner: term.inner(),
+                    columns: PANEL.min(here - at),
+                };
+                let (left, right) = (term.halves(left), term.halves(right));
+                let add = term.first > 0;
+                self.multiplier
+                    .multiply(left, right, extent, &mut sums[at..], stride, add);
+            }
+        }
+        for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
+            // SAFETY: these columns of the row lie in the output, and belong to this task alone.
+            let out = unsafe { self.target.part(row * columns + first, here) };
+            let bias = self.bias.map(|bias| &bias[first..][..here]);
+            put(self.unit, &sums[..here], bias, out);
+        }
+    }
 }
 
 /// Copies floats, and adds a bias.
