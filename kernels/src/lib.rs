@@ -300,7 +300,7 @@ pub fn linear<const D: usize>(input: Tensor<D>, layer: &Linear) -> Tensor<D> {
     if let Some(out) = adapted(&input, &layer.weight, |weight| weight, bias.as_ref()) {
         return out;
     }
-    if let Some(pairs) = beside(&input, &layer.weight) {
+    if let Some(pairs) = beside(&input, &layer.weight, rounds(&input)) {
         let out = product(input.clone(), layer.weight.base(), bias);
         return add_products(out, &input, pairs);
     }
@@ -326,7 +326,7 @@ pub fn pointwise<const D: usize>(input: Tensor<D>, layer: &Conv2d) -> Tensor<D> 
     if let Some(out) = adapted(&input, &layer.weight, matrix, bias.as_ref()) {
         return out;
     }
-    if let Some(pairs) = beside(&input, &layer.weight) {
+    if let Some(pairs) = beside(&input, &layer.weight, rounds(&input)) {
         let out = product(input.clone(), matrix(layer.weight.base()), bias);
         return add_products(out, &input, pairs);
     }
@@ -335,14 +335,15 @@ pub fn pointwise<const D: usize>(input: Tensor<D>, layer: &Conv2d) -> Tensor<D> 
 }
 
 /// The pairs of factors that are to be multiplied with the input and not added to the weight: where a weight of so few bits would not change by
-/// what they add to it. That is so if they are trained in 16 bits, or if products are rounded to them.
+/// what they add to it. That is so if they are trained in 16 bits, or if the product is `rounded` to them.
 fn beside<'a, const D: usize, const E: usize>(
     input: &Tensor<D>,
     weight: &'a Param<Tensor<E>>,
+    rounded: bool,
 ) -> Option<Vec<&'a LowRank>> {
     let stack = weight.reparameterization::<LowRankStack>()?;
     let short = matches!(input.dtype(), DType::F16 | DType::BF16);
-    (short && stack.is_trained() || rounds(input)).then(|| stack.live().collect())
+    (short && stack.is_trained() || rounded).then(|| stack.live().collect())
 }
 
 /// Whether the factors of this input's products are rounded to bf16.
@@ -483,7 +484,7 @@ fn forward(input: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     let bias = layer.bias.as_ref();
     let bias = bias.map(|bias| in_type_of(bias.val(), &input));
     let positions = input.shape().num_elements() / layer.weight.dims()[1].max(1);
-    let Some(pairs) = beside_convolution(&input, &layer.weight, positions) else {
+    let Some(pairs) = beside_convolution(&input, &layer.weight, positions, false) else {
         let weight = with_factors(&layer.weight, &input);
         return convolve(input, weight, bias, options);
     };
@@ -502,6 +503,7 @@ fn beside_convolution<'a>(
     input: &Tensor<4>,
     weight: &'a Param<Tensor<4>>,
     positions: usize,
+    rounded: bool,
 ) -> Option<Vec<&'a LowRank>> {
     let stack = weight.reparameterization::<LowRankStack>()?;
     let [out, from, high, wide] = weight.dims();
@@ -510,7 +512,7 @@ fn beside_convolution<'a>(
     if fewer || stack.is_trained() {
         return Some(stack.live().collect());
     }
-    beside(input, weight)
+    beside(input, weight, rounded)
 }
 
 /// A pair as two convolutions, one after the other: from the input's channels to the rank, and at each position from there to the output's.
@@ -572,7 +574,8 @@ fn convolve(
 ) -> Tensor<4> {
     let [batch, _, height, width] = input.dims();
     let positions = batch * height * width * if doubled { 4 } else { 1 };
-    let Some(pairs) = beside_convolution(&input, weight, positions) else {
+    let rounded = rounds(&input) && (weight.dims()[2] == 1 || cpu::rounds_convolutions());
+    let Some(pairs) = beside_convolution(&input, weight, positions, rounded) else {
         let weight = with_factors(weight, &input);
         return convolve_by(input, weight, bias, doubled);
     };

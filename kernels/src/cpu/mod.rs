@@ -14,6 +14,8 @@ mod pointwise;
 mod tile;
 mod turn;
 
-pub(crate) use bf16::{allow as allow_rounding, available as can_round};
+pub(crate) use bf16::{
+    allow as allow_rounding, available as can_round, convolves as rounds_convolutions,
+};
 pub(crate) use memory::{keep_freed_memory, return_freed_memory};
 pub(crate) use ops::{CpuOps, Factored, all_fused, is_short, on_cpu, rounds_products, stays_short};

@@ -50,6 +50,14 @@ pub(crate) fn available() -> bool {
     false
 }
 
+/// Whether 3×3 convolutions are rounded too.
+pub(crate) fn convolves() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return matches!(unit(), Some(Unit::Tiles(_)));
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// What multiplies, where it may.
 #[cfg(target_arch = "x86_64")]
 fn unit() -> Option<Unit> {

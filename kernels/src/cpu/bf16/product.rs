@@ -16,6 +16,8 @@ use super::unit::{Extent, Multiplier, Unit};
 const GROUP: usize = 768 << 10;
 /// Bytes of the other operand's panels that stay in that cache beside them.
 const BESIDE: usize = 128 << 10;
+/// Bytes up to which it takes less time to pack an operand than to wake another thread for it.
+const AT_ONCE: usize = 16 << 10;
 /// Panels of columns at most whose sums are written together, so that what is written to a row is long.
 const ACROSS: usize = 8;
 /// Multiplications from which a product is worth packing.
@@ -99,11 +101,14 @@ pub(super) fn sum_of_products(
         even.clamp(1, most)
     };
     let mut common = Buffer::scratch(panels_of(shared) * size * TILE);
-    let each = part(shared, usize::MAX);
-    lines_mut(common.write())
-        .par_chunks_mut(each * size)
-        .enumerate()
-        .for_each(|(index, out)| pack(shared, index * each, out));
+    let out = lines_mut(common.write());
+    if size_of_val(out) <= AT_ONCE {
+        pack(shared, 0, out);
+    } else {
+        let each = part(shared, usize::MAX);
+        let parts = out.par_chunks_mut(each * size).enumerate();
+        parts.for_each(|(index, out)| pack(shared, index * each, out));
+    }
     let common = lines(common.read());
     let group = part(own, (GROUP / (size * size_of::<Line>())).clamp(1, 16));
     let across = (BESIDE / (size * size_of::<Line>())).clamp(1, ACROSS);
