@@ -736,7 +736,7 @@ impl Adapted {
             Matrix::new(slice(&up), out, rank),
         );
         let bias = Some(slice(&bias));
-        if rows * (from + out) >= from * out && !beside(rank, [from, out]) {
+        if rows * (from + out) >= from * out && !factors_beside(rank, [from, out]) {
             let weight = with_factors(weight, &down, &up);
             return tensor(exact_product(x, matrix(&weight), bias), shape);
         }
@@ -749,7 +749,7 @@ impl Adapted {
 }
 
 /// Whether the factors of a weight `[in, out]` are multiplied beside it, however many rows there are, for products are rounded.
-fn beside(rank: usize, [from, out]: [usize; 2]) -> bool {
+fn factors_beside(rank: usize, [from, out]: [usize; 2]) -> bool {
     bf16::used() && rank * (from + out) <= from * out
 }
 
@@ -794,7 +794,7 @@ impl Backward<Flex, 3> for AdaptedBackward {
         let pulled = product(g, high.into(), None);
         let pulled = Matrix::new(&pulled, g.rows, rank);
         if let Some(parent) = to_input {
-            let values = if g.rows >= out && !beside(rank, [from, out]) {
+            let values = if g.rows >= out && !factors_beside(rank, [from, out]) {
                 let weight = with_factors(&weight, &down, &up);
                 exact_product(g, matrix(&weight).transposed(), None)
             } else {
